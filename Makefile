@@ -1,0 +1,39 @@
+# make setup | train | test | bench | lint | clean. Nothing here needs root.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CONFIG := configs/risurconv/risurconv-s_kicad.py
+WORK_DIR := work_dirs/risurconv-s_kicad
+
+.PHONY: setup train test bench lint clean
+.DEFAULT_GOAL := setup
+
+setup: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 12) or sys.exit("pointsuite wants Python 3.10 to 3.12, found %d.%d: make PYTHON=python3.11 ..." % v)'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing; install it with: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+train: setup
+	$(BIN)/python tools/train.py $(CONFIG) --work-dir $(WORK_DIR)
+	$(BIN)/python tools/test.py $(CONFIG) $(WORK_DIR) --work-dir $(WORK_DIR) --protocols
+
+test: setup
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python benchmarks/risurconv_cpu.py
+	@$(BIN)/python benchmarks/gpu_ops.py || true
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) work_dirs build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

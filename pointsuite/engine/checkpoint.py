@@ -1,0 +1,283 @@
+"""Checkpoints: written atomically, read without running code, compared with the model key by key.
+
+A checkpoint is a file of :func:`torch.save` that holds tensors and plain data (numbers, strings, None, dicts,
+lists, tuples). Unpickling anything else runs code that the file chooses, so nothing else is written or read.
+"""
+
+import hashlib
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urldefrag, urlparse
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read, downloaded or fitted to a model."""
+
+
+# ----------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open ``path`` for bytes such that, whatever happens, it holds all of the old or all of the new.
+
+    The bytes go to ``.NAME.PID.tmp`` beside it, which is renamed once it is on the disk, removed on an error.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the renaming itself must survive a power cut
+    finally:
+        os.close(folder)
+
+
+def to_plain(value: Any, name: str = "checkpoint") -> Any:
+    """``value`` as tensors on the CPU and plain data; ``name`` is what errors call it.
+
+    NumPy numbers become Python's, arrays become tensors, mappings dicts, parameters tensors.
+
+    Raises:
+        CheckpointError: something in it is neither; the message names its key and class.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().cpu().as_subclass(Tensor)
+    if isinstance(value, np.generic) and not isinstance(value.item(), np.generic):  # np.longdouble stays
+        return to_plain(value.item(), name)
+    if type(value) in PLAIN_TYPES:
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return torch.tensor(value)
+    if isinstance(value, Mapping):
+        plain = OrderedDict() if isinstance(value, OrderedDict) else {}
+        for key, item in value.items():
+            plain[to_plain(key, f"a key of {name}")] = to_plain(item, f"{name}[{key!r}]")
+        if hasattr(value, "_metadata"):  # the versions of modules in a state dict
+            plain._metadata = to_plain(value._metadata, f"{name}._metadata")
+        return plain
+    if isinstance(value, (list, tuple)):
+        plain = [to_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        return tuple(plain) if isinstance(value, tuple) else plain
+    kind = type(value)
+    raise CheckpointError(f"{name} is a {kind.__module__}.{kind.__qualname__}, wanted a tensor or plain data")
+
+
+def save_checkpoint(obj: Any, path: str | os.PathLike) -> None:
+    """Write ``obj`` (see :func:`to_plain`) to ``path`` atomically.
+
+    Raises:
+        CheckpointError: ``obj`` holds something that :func:`load_checkpoint` would refuse.
+        OSError: the file cannot be written; what was there before is intact.
+    """
+    plain = to_plain(obj)
+    with atomic_write(path) as file:
+        torch.save(plain, file)
+
+
+# ----------------------------------------------------------------------------------------------- reading
+
+
+def load_checkpoint(
+    source: str | os.PathLike, map_location: Any = "cpu", *, numpy_numbers: bool = False
+) -> Any:
+    """Read a file of :func:`torch.save` that holds tensors and plain data only; there is no fallback.
+
+    Args:
+        source: a path, or a URL with its SHA-256 (see :func:`download`).
+        map_location: as of :func:`torch.load`.
+        numpy_numbers: take NumPy scalars, too (files that others published often log an accuracy so).
+
+    Raises:
+        CheckpointError: the file is missing, empty, truncated, no checkpoint, or holds anything else.
+    """
+    path = download(source) if "://" in str(source) else Path(source).expanduser()
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {found}, wanted a checkpoint")
+    size = path.stat().st_size
+    if size == 0:
+        raise CheckpointError(f"{path}: the file is empty, wanted a checkpoint")
+    with safe_globals(_numpy_number_globals() if numpy_numbers else []):
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except PermissionError as error:
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        except Exception as error:  # a damaged pickle can raise anything
+            if found := _refused_classes(path, error):
+                raise CheckpointError(
+                    f"{path}: holds {', '.join(found)}, wanted tensors and plain data only; refused, because "
+                    "loading such objects runs code from the file"
+                ) from error
+            raise CheckpointError(
+                f"{path}: truncated, or not a file of torch.save ({size} bytes; {type(error).__name__})"
+            ) from error
+
+
+def _refused_classes(path: Path, error: Exception) -> list[str]:
+    try:
+        found = get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # damaged, or of torch < 1.6: no zip file
+        found = []
+    return sorted(found) or re.findall(r"(?:GLOBAL|class) ([\w.]+)", str(error))[:1]
+
+
+def _numpy_number_globals() -> list:
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
+    return [
+        (scalar, "numpy.core.multiarray.scalar"),  # as NumPy 1 writes it
+        (scalar, "numpy._core.multiarray.scalar"),
+        np.dtype,
+        *dtypes,
+    ]
+
+
+def download(url: str) -> Path:
+    """The file behind ``url#sha256=<64 hex digits>``, fetched once into torch.hub's checkpoint folder.
+
+    The digest is checked at every use, so neither a server nor a damaged disk can change the weights.
+
+    Raises:
+        CheckpointError: no digest, a wrong one (the file is removed), or the file cannot be fetched.
+    """
+    address, fragment = urldefrag(str(url))
+    match = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
+    if not match:
+        raise CheckpointError(f"{url}: wanted URL#sha256=<64 hex digits>, so that the file can be verified")
+    wanted = match[1].lower()
+    name = Path(unquote(urlparse(address).path)).name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{wanted[:8]}-{name}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, str(path))
+        except (OSError, ValueError, HTTPException) as error:
+            raise CheckpointError(f"{address}: cannot be downloaded ({error})") from error
+    found = sha256(path)
+    if found != wanted:
+        path.unlink()
+        raise CheckpointError(f"{address}: its sha256 is {found}, wanted {wanted}; the file was removed")
+    return path
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------- state dicts
+
+
+def find_state_dict(checkpoint: Any, name: str = "checkpoint") -> dict[str, Tensor]:
+    """The state dict in ``checkpoint``: bare, or under ``state_dict``, ``model_state_dict`` or ``model``.
+
+    The prefix ``module.`` (of ``DataParallel``) is taken off where every key has it.
+
+    Raises:
+        CheckpointError: none is there.
+    """
+    state = checkpoint
+    if isinstance(checkpoint, Mapping):
+        nested = (checkpoint[key] for key in ("state_dict", "model_state_dict", "model") if key in checkpoint)
+        state = next(nested, checkpoint)
+    values = state.values() if isinstance(state, Mapping) else []
+    if not values or not all(isinstance(value, Tensor) for value in values):
+        found = f"the keys {list(state)[:8]}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
+        raise CheckpointError(f"{name}: holds {found}, wanted a state dict, bare or under 'state_dict'")
+    return strip_prefix(state, "module.")
+
+
+def strip_prefix(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """``state_dict`` with ``prefix`` off its keys, if all have it; else as it is."""
+    if all(key.startswith(prefix) for key in state_dict):
+        return {key.removeprefix(prefix): value for key, value in state_dict.items()}
+    return dict(state_dict)
+
+
+def load_state_dict(
+    model: nn.Module, state_dict: Mapping[str, Any], strict: bool = True, name: str = "state dict"
+) -> tuple[list[str], list[str]]:
+    """Copy ``state_dict`` into ``model``; returns the missing and the unexpected keys, as PyTorch does.
+
+    Raises:
+        CheckpointError: a shape differs or, if ``strict``, a key is missing or unexpected; it says which.
+    """
+    try:
+        return tuple(model.load_state_dict(state_dict, strict))
+    except RuntimeError as error:
+        wanted = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+        shapes = [
+            f"{key} {tuple(state_dict[key].shape)}, wanted {tuple(value.shape)}"
+            for key, value in wanted.items()
+            if isinstance(state_dict.get(key), Tensor) and state_dict[key].shape != value.shape
+        ]
+        problems = {
+            "missing": [key for key in wanted if key not in state_dict] if strict else [],
+            "unexpected": [key for key in state_dict if key not in wanted] if strict else [],
+            "of another shape": shapes,
+        }
+        listed = [f"{len(keys)} {kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys]
+        raise CheckpointError(
+            f"{name} does not fit {type(model).__name__}: {'; '.join(listed) or str(error)}"
+        ) from error
+
+
+def rename_keys(
+    state_dict: Mapping[str, Tensor], rules: Sequence[tuple[str, str | None]]
+) -> dict[str, Tensor]:
+    r"""A key map for ``convert_official``: rename or drop every key by the first rule that matches all of it.
+
+    Args:
+        rules: pairs of a regular expression and a replacement as of :func:`re.sub`, or None to drop the key,
+            as ``[(r"sa(\d)\.(.*)", r"stages.\1.\2"), (r"fc\..*", None)]``.
+
+    Raises:
+        CheckpointError: a key that no rule matches, or two keys that get the same name.
+    """
+    renamed, origin, unknown = {}, {}, []
+    for key, value in state_dict.items():
+        matches = ((re.fullmatch(pattern, key), replacement) for pattern, replacement in rules)
+        match, replacement = next((pair for pair in matches if pair[0]), (None, None))
+        if match is None:
+            unknown.append(key)
+        if replacement is None:
+            continue
+        new = match.expand(replacement)
+        if new in renamed:
+            raise CheckpointError(f"the keys {origin[new]!r} and {key!r} both become {new!r}")
+        renamed[new], origin[new] = value, key
+    if unknown:
+        raise CheckpointError(f"{len(unknown)} keys that no rule names: {_shorten(unknown)}")
+    return renamed
+
+
+def _shorten(names: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

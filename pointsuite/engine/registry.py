@@ -1,0 +1,36 @@
+"""MMEngine registries of scope ``pointsuite``: children of MMEngine's own, filled on first use."""
+
+import mmengine.registry
+from mmengine.registry import Registry
+
+
+def make_registries(scope: str, **locations: str) -> dict[str, Registry]:
+    """A child in ``scope`` of every registry of MMEngine, by name; it warns of a scope that lacks one.
+
+    Args:
+        **locations: by a registry's name, the module whose import registers what belongs there.
+    """
+    roots = {name: root for name, root in vars(mmengine.registry).items() if isinstance(root, Registry)}
+    return {
+        name: Registry(
+            root.name, parent=root, scope=scope, locations=[locations[name]] if name in locations else []
+        )
+        for name, root in roots.items()
+    }
+
+
+_registries = make_registries(
+    "pointsuite",
+    RUNNERS="pointsuite.engine.runner",
+    HOOKS="pointsuite.engine.hooks",
+    MODELS="pointsuite.models",
+    DATASETS="pointsuite.datasets",
+    TRANSFORMS="pointsuite.transforms",
+    METRICS="pointsuite.evaluation",
+)
+RUNNERS = _registries["RUNNERS"]
+HOOKS = _registries["HOOKS"]
+MODELS = _registries["MODELS"]
+DATASETS = _registries["DATASETS"]
+TRANSFORMS = _registries["TRANSFORMS"]
+METRICS = _registries["METRICS"]

@@ -1,0 +1,326 @@
+"""MMEngine's Runner with checkpoints that are safe to read, to write and to continue from."""
+
+import os
+import sys
+import time
+from collections import deque
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import mmengine
+import mmengine.hooks
+import mmengine.runner
+import torch
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .checkpoint import (
+    CheckpointError,
+    find_state_dict,
+    load_checkpoint,
+    load_state_dict,
+    save_checkpoint,
+    to_plain,
+)
+from .hooks import StopRequest
+from .randomness import get_random_state, seed_everything, set_random_state
+from .registry import RUNNERS
+
+DEFAULT_HOOKS = {
+    "checkpoint": {"type": "pointsuite.CheckpointHook", "interval": 1},
+    "set_epoch": {"type": "pointsuite.SetEpochHook"},
+    "non_finite_loss": {"type": "pointsuite.NonFiniteLossHook"},
+    "progress_bar": {"type": "pointsuite.ProgressBarHook"},
+    "interrupt": {"type": "pointsuite.InterruptHook"},
+}
+
+# long listings, which hide what matters on a terminal
+LOGGED_TO_FILE_ONLY = (
+    "\n" + "-" * 60,
+    "Config:\n",
+    "Hooks will be executed",
+    "Distributed training is not used",
+)
+
+# whatever MMEngine loads by itself (as `init_cfg=dict(type="Pretrained", ...)`) is read as safely
+for _scheme in list(CheckpointLoader._schemes):
+    CheckpointLoader.register_scheme(_scheme, load_checkpoint, force=True)
+
+
+def find_latest_checkpoint(work_dir: str | os.PathLike) -> Path | None:
+    """The checkpoint that ``work_dir/last_checkpoint`` names, wherever the folder is now; None without one.
+
+    Raises:
+        CheckpointError: it names a file that does not exist.
+    """
+    pointer = Path(work_dir) / "last_checkpoint"
+    if not pointer.exists():
+        return None
+    named = Path(pointer.read_text().strip())
+    for path in (pointer.with_name(named.name), named):
+        if path.is_file():
+            return path
+    raise CheckpointError(
+        f"{pointer} names {named}, which does not exist; give --resume the checkpoint to continue"
+    )
+
+
+class EpochBasedTrainLoop(mmengine.runner.EpochBasedTrainLoop):
+    """MMEngine's, able to begin in the middle of an epoch; ``batch`` counts this epoch's batches so far."""
+
+    batch = 0
+    random_state: dict[str, Any] | None = None
+
+    def run_epoch(self) -> None:
+        self.runner.call_hook("before_train_epoch")
+        self.runner.model.train()
+        batches = enumerate(self.dataloader)
+        if self.batch:
+            deque(islice(batches, self.batch), maxlen=0)  # trained on before the interruption
+            set_random_state(self.random_state)
+        for idx, data_batch in batches:
+            self.batch = idx + 1
+            self.run_iter(idx, data_batch)
+        self.runner.call_hook("after_train_epoch")
+        self._epoch += 1
+        self.batch = 0
+
+
+@RUNNERS.register_module()
+class Runner(mmengine.runner.Runner):
+    """A run that continues after ``--resume`` to the same weights as if it had never stopped.
+
+    On the same hardware, with as many threads and processes, that is exact if a sample depends on (seed,
+    epoch, index) alone; in the middle of an epoch, too, where the loop passes over the batches it has had.
+
+    Checkpoints hold tensors and plain data only, also of the message hub, and the random states of every
+    process. They are written atomically. Weights load strictly. Every run gets ``DEFAULT_HOOKS`` (None in the
+    config's ``default_hooks`` leaves one out).
+    """
+
+    def __init__(self, *args, **kwargs):
+        self.stop_request = StopRequest()
+        super().__init__(*args, **kwargs)
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        hooks = {**DEFAULT_HOOKS, **(hooks or {})}
+        match hooks["checkpoint"]:
+            case {"type": "CheckpointHook" | mmengine.hooks.CheckpointHook, **options}:
+                hooks["checkpoint"] = {"type": "pointsuite.CheckpointHook", **options}
+        mmengine_has = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+        super().register_default_hooks(
+            {name: hook for name, hook in hooks.items() if hook is not None or name in mmengine_has}
+        )
+
+    def set_randomness(
+        self, seed: int | None, diff_rank_seed: bool = False, deterministic: bool = False
+    ) -> None:
+        self._deterministic = deterministic
+        self._seed = seed_everything(seed, deterministic, diff_rank_seed)
+
+    def build_logger(self, *args, **kwargs) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if getattr(handler, "stream", None) is sys.stdout:
+                handler.addFilter(lambda record: not record.getMessage().startswith(LOGGED_TO_FILE_ONLY))
+        logger.info(f"Log file, with environment, config and hooks: {logger.log_file}")
+        return logger
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        loader = mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        loader.generator = loader.generator or torch.Generator()  # else every epoch draws from the run's own
+        return loader
+
+    def build_train_loop(self, loop):
+        match loop:
+            case {"by_epoch": True, **options}:
+                return EpochBasedTrainLoop(self, self._train_dataloader, **options)
+            case {"type": "EpochBasedTrainLoop" | mmengine.runner.EpochBasedTrainLoop, **options}:
+                return EpochBasedTrainLoop(self, self._train_dataloader, **options)
+        return super().build_train_loop(loop)
+
+    def train(self) -> nn.Module:
+        with self.stop_request:
+            try:
+                return super().train()
+            except BaseException:
+                self.visualizer.close()  # writes what is still in its buffers
+                raise
+
+    # ------------------------------------------------------------------------------------ checkpoints
+
+    @property
+    def _bare_model(self) -> nn.Module:
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
+    ) -> None:
+        """See MMEngine; called in every process, writes in the main one, to the local file system only."""
+        random_states = all_gather_object(to_plain(get_random_state()))
+        if not is_main_process():
+            return
+        loop = self.train_loop
+        meta = dict(meta or {})
+        meta.setdefault("epoch", self.epoch + by_epoch)  # the hooks after an epoch run before it is counted
+        meta.setdefault("iter", self.iter + (not by_epoch))
+        meta["batch"] = 0 if by_epoch else getattr(loop, "batch", 0)
+        meta["epoch_length"] = len(loop.dataloader) if meta["batch"] else None
+        meta.update(
+            cfg=self.cfg.pretty_text,
+            seed=self.seed,
+            experiment_name=self.experiment_name,
+            time=time.strftime("%Y%m%d_%H%M%S"),
+            mmengine_version=mmengine.__version__,
+            dataset_meta=getattr(loop.dataloader.dataset, "metainfo", None),
+        )
+        checkpoint = {
+            "meta": meta,
+            "state_dict": self._bare_model.state_dict(),
+            "message_hub": self._message_hub_state(),
+            "random_states": random_states,
+        }
+        if save_optimizer:
+            checkpoint["optimizer"] = self.optim_wrapper.state_dict()
+        if save_param_scheduler and self.param_schedulers is not None:
+            checkpoint["param_schedulers"] = _map_schedulers(
+                lambda scheduler: scheduler.state_dict(), self.param_schedulers
+            )
+        self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        save_checkpoint(checkpoint, Path(out_dir) / filename)
+
+    def _message_hub_state(self) -> dict[str, Any]:
+        state = self.message_hub.state_dict()
+        scalars = {
+            key: {"history": buffer.data[0], "counts": buffer.data[1], "max_length": buffer.max_length}
+            for key, buffer in state["log_scalars"].items()
+        }
+        info = {}
+        for key, value in state["runtime_info"].items():
+            try:
+                info[key] = to_plain(value, key)
+            except CheckpointError as error:
+                self.logger.warning(f"The message hub's {error}; the checkpoint goes without it.")
+        resumed = dict.fromkeys([*scalars, *info], True)
+        return {"log_scalars": scalars, "runtime_info": info, "resumed_keys": resumed}
+
+    def _load_message_hub(self, state: dict[str, Any]) -> None:
+        scalars = {
+            key: HistoryBuffer(buffer["history"].numpy(), buffer["counts"].numpy(), buffer["max_length"])
+            for key, buffer in state["log_scalars"].items()
+        }
+        self.message_hub.load_state_dict({**state, "log_scalars": scalars})
+
+    def load_checkpoint(
+        self, filename: str, map_location: Any = "cpu", strict: bool = True, revise_keys: Any = None
+    ) -> dict[str, Any]:
+        """Load the weights of ``filename``, a path or a URL with its digest; returns all that is in it.
+
+        Raises:
+            CheckpointError: the file is not safe or not whole, or its keys or shapes are not the model's.
+        """
+        checkpoint = load_checkpoint(filename, map_location)
+        state = find_state_dict(checkpoint, str(filename))
+        checkpoint = checkpoint if "state_dict" in checkpoint else {}
+        checkpoint["state_dict"] = state
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        load_state_dict(self._bare_model, checkpoint["state_dict"], strict, str(filename))
+        self._has_loaded = True
+        self.logger.info(f"Loaded the weights of {filename}")
+        return checkpoint
+
+    def load_or_resume(self) -> None:
+        if self._has_loaded:
+            return
+        if not self._resume:
+            if self._load_from is not None:
+                self.load_checkpoint(self._load_from)
+            return
+        path = self._load_from or find_latest_checkpoint(self.work_dir)
+        if path is None:
+            self.logger.warning(f"{self.work_dir} holds no checkpoint to resume from: training starts anew.")
+        else:
+            self.resume(path)
+
+    def resume(
+        self,
+        filename: str | os.PathLike,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = "cpu",
+    ) -> None:
+        """Continue the run that saved ``filename``.
+
+        Raises:
+            CheckpointError: see :meth:`load_checkpoint`; or it holds weights only; or it was saved within an
+                epoch that has another length now.
+        """
+        checkpoint = self.load_checkpoint(filename, map_location)
+        wanted = ["meta", "message_hub", "random_states"]
+        wanted += ["optimizer"] * resume_optimizer
+        wanted += ["param_schedulers"] * (resume_param_scheduler and self.param_schedulers is not None)
+        if missing := [key for key in wanted if key not in checkpoint]:
+            raise CheckpointError(
+                f"{filename}: has no {', '.join(missing)}: training cannot continue from it, but it can "
+                "start from its weights (load_from)"
+            )
+        meta, loop = checkpoint["meta"], self.train_loop
+        if meta["seed"] != self.seed:
+            self.logger.warning(
+                f"{filename} was trained with seed {meta['seed']} and this run has {self.seed}: it will "
+                f"differ from an unbroken run (--seed {meta['seed']} makes them equal)."
+            )
+        self._load_message_hub(checkpoint["message_hub"])
+        if resume_optimizer:
+            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+            self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        if "param_schedulers" in wanted:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+            _map_schedulers(
+                lambda scheduler, state: scheduler.load_state_dict(state),
+                self.param_schedulers,
+                checkpoint["param_schedulers"],
+            )
+        loop._epoch, loop._iter = meta["epoch"], meta["iter"]
+        self._resume_random_state(filename, meta, checkpoint["random_states"])
+        self.logger.info(f"Resumed after iteration {self.iter} of {self.max_iters} (epoch {self.epoch + 1})")
+
+    def _resume_random_state(self, filename: Any, meta: dict[str, Any], states: list[dict[str, Any]]) -> None:
+        loop = self.train_loop
+        if len(states) != self.world_size:
+            self.logger.warning(
+                f"{filename} is of {len(states)} processes and this run has {self.world_size}: it will "
+                "differ from an unbroken run."
+            )
+        state = states[self.rank % len(states)]
+        set_random_state(state)
+        if meta["batch"]:
+            if not isinstance(loop, EpochBasedTrainLoop) or len(loop.dataloader) != meta["epoch_length"]:
+                raise CheckpointError(
+                    f"{filename}: saved after batch {meta['batch']} of {meta['epoch_length']} of an epoch, "
+                    f"which has {len(loop.dataloader)} now: the batch size, data or processes differ"
+                )
+            loop.batch, loop.random_state = meta["batch"], state
+
+
+def _map_schedulers(function, *schedulers):
+    """Apply ``function`` to parallel lists of schedulers, or to dicts of lists (of several optimisers)."""
+    if isinstance(schedulers[0], dict):
+        return {key: _map_schedulers(function, *(part[key] for part in schedulers)) for key in schedulers[0]}
+    return [function(*group) for group in zip(*schedulers, strict=True)]

@@ -1,0 +1,24 @@
+"""Operators on batches of point clouds: functions on tensors, no parameters."""
+
+from .farthest_point_sample import farthest_point_sample
+from .gather_points import gather_points
+from .knn import ball_query, knn
+from .normals import weighted_normal
+from .offset_attention import offset_attention
+from .pool_neighbours import pool_neighbours
+from .surface_features import NUM_FEATURES, surface_features
+from .three_interpolate import inverse_distance_weights, three_interpolate
+
+__all__ = [
+    "NUM_FEATURES",
+    "ball_query",
+    "farthest_point_sample",
+    "gather_points",
+    "inverse_distance_weights",
+    "knn",
+    "offset_attention",
+    "pool_neighbours",
+    "surface_features",
+    "three_interpolate",
+    "weighted_normal",
+]

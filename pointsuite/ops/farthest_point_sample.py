@@ -1,0 +1,124 @@
+"""Farthest point sampling: each new point is the one farthest from all chosen before it."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._checks import check_cloud, check_counts, check_finite, check_valid, choose_backend
+from ._parallel import jit, run_rows
+
+
+def farthest_point_sample(
+    points: Tensor,
+    num_samples: int,
+    *,
+    start: int | Tensor = 0,
+    valid: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Choose `num_samples` points of each cloud, spread as widely as a greedy choice can.
+
+    Args:
+        points: (B, N, 3) float32 or float64.
+        num_samples: S, 1 <= S <= the fewest points of a cloud.
+        start: index of the first choice: one for all clouds, or (B,) int64.
+        valid: optional (B,) int64, how many leading points of each cloud are real; the rest is padding.
+        backend: "auto", "torch" (portable), "numba" (CPU) or "triton" (CUDA).
+
+    Returns:
+        idx (B, S) int64, the start first. The first m of S choices are the choice of m: a nested
+        sampling needs one call. Ties go to the lowest index; where all that is left coincides with
+        chosen points, the lowest index repeats. No gradient.
+
+    Raises:
+        ValueError: wrong shape, num_samples or start out of range, NaN or infinity.
+        TypeError: a dtype other than float32 and float64.
+
+    Source: Eldar et al., "The farthest point strategy for progressive image sampling", 1997, in the
+    form of PointNet++ (Qi et al., 2017).
+    """
+    check_cloud("points", points)
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, found {num_samples}")
+    if not isinstance(start, Tensor):
+        start = points.new_full(points.shape[:1], start, dtype=torch.int64)
+    if start.dtype != torch.int64 or start.shape != points.shape[:1] or start.device != points.device:
+        raise ValueError(
+            f"start must be an int or an int64 tensor of shape ({points.shape[0]},) on {points.device}, "
+            f"found {start.dtype} {tuple(start.shape)} on {start.device}"
+        )
+    backend = choose_backend(backend, points)
+    return _fps(points.detach(), num_samples, start, check_valid(valid, points), backend)
+
+
+@torch.library.custom_op("pointsuite::farthest_point_sample", mutates_args=())
+def _fps(points: Tensor, num_samples: int, start: Tensor, valid: Tensor | None, backend: str) -> Tensor:
+    check_finite("points", points)
+    check_counts(valid, points, num_samples, "num_samples")
+    counts = torch.full_like(start, points.shape[1]) if valid is None else valid
+    if bool(((start < 0) | (start >= counts)).any()):
+        raise ValueError(
+            "start must be the index of a point of its cloud, "
+            f"found {start.tolist()} for {counts.tolist()} points"
+        )
+    points = points.contiguous()
+    if backend == "triton":
+        from .triton.farthest_point_sample import farthest_point_sample as fps_triton
+
+        return fps_triton(points, num_samples, start, valid)
+    if backend == "torch":
+        return _fps_torch(points, num_samples, start, counts)
+    idx = torch.empty(len(points), num_samples, dtype=torch.int64)
+    columns = points.transpose(1, 2).contiguous().numpy()
+    run_rows(_sample, len(points), columns, counts.numpy(), start.numpy(), idx.numpy())
+    return idx
+
+
+@_fps.register_fake
+def _(points, num_samples, start, valid, backend):
+    return points.new_empty((points.shape[0], num_samples), dtype=torch.int64)
+
+
+def _fps_torch(points: Tensor, num_samples: int, start: Tensor, counts: Tensor) -> Tensor:
+    rows = torch.arange(len(points), device=points.device)
+    real = torch.arange(points.shape[1], device=points.device) < counts[:, None]
+    nearest = torch.where(real, torch.inf, -torch.inf).to(points.dtype)  # squared distance to the chosen
+    current, chosen = start, [start]
+    for _ in range(num_samples - 1):
+        x, y, z = (points - points[rows, current][:, None]).unbind(-1)
+        nearest = torch.minimum(nearest, x * x + y * y + z * z)
+        current = (nearest == nearest.amax(1, keepdim=True)).to(torch.uint8).argmax(1)  # the first maximum
+        chosen.append(current)
+    return torch.stack(chosen, 1)
+
+
+BLOCK = 64
+
+
+@jit
+def _sample(columns, counts, starts, idx, start, stop):
+    """Clouds [start, stop). One pass a choice; maxima kept by blocks, so that only one block is searched."""
+    nothing = columns.dtype.type(-1)
+    for b in range(start, stop):
+        n = counts[b]
+        xs, ys, zs = columns[b, 0], columns[b, 1], columns[b, 2]
+        nearest = np.full(n, np.inf, columns.dtype)
+        current = starts[b]
+        idx[b, 0] = current
+        for s in range(1, idx.shape[1]):
+            px, py, pz = xs[current], ys[current], zs[current]
+            farthest, block = nothing, 0
+            for first in range(0, n, BLOCK):
+                top = nothing
+                for j in range(first, min(first + BLOCK, n)):
+                    x, y, z = xs[j] - px, ys[j] - py, zs[j] - pz
+                    d = x * x + y * y + z * z
+                    d = d if d < nearest[j] else nearest[j]
+                    nearest[j] = d
+                    top = d if d > top else top
+                if top > farthest:
+                    farthest, block = top, first
+            current = block
+            while nearest[current] != farthest:
+                current += 1
+            idx[b, s] = current

@@ -1,0 +1,204 @@
+"""Exact k nearest neighbours and ball query over batches of point clouds."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._checks import check_cloud, check_counts, check_finite, check_same, check_valid, choose_backend
+from ._parallel import jit, run_rows
+
+# Scanning all points wins over walking a tree up to about this many points (benchmarks/cpu_ops.py).
+KD_TREE_FROM = 8192
+
+
+def knn(
+    query: Tensor,
+    points: Tensor,
+    k: int,
+    *,
+    valid: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Find the `k` nearest points of each query, exactly.
+
+    Args:
+        query: (B, S, 3) float32 or float64.
+        points: (B, N, 3), same dtype and device.
+        k: neighbours a query, 1 <= k <= the fewest points of a cloud.
+        valid: optional (B,) int64, how many leading points of each cloud are real; the rest is padding.
+        backend: "auto", "torch" (portable), "numba" (CPU) or "triton" (CUDA).
+
+    Returns:
+        idx (B, S, k) int64 and squared distances (B, S, k) in the dtype of `points`, ascending by
+        (distance, index): ties go to the lowest index. A query that is itself among the points is its
+        own first neighbour. Distances are (dx*dx + dy*dy) + dz*dz, never the expanded form, so they are
+        not negative. No gradient.
+
+    Raises:
+        ValueError: wrong shape, k out of range, too few points, NaN or infinity, mixed devices.
+        TypeError: dtypes other than float32 and float64, or mixed ones.
+    """
+    check_cloud("query", query)
+    check_cloud("points", points)
+    check_same("query", query, "points", points)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, found {k}")
+    backend = choose_backend(backend, points, k)
+    return _knn(query.detach(), points.detach(), k, check_valid(valid, points), k, backend)
+
+
+@torch.library.custom_op("pointsuite::knn", mutates_args=())
+def _knn(
+    query: Tensor, points: Tensor, k: int, valid: Tensor | None, fewest: int, backend: str
+) -> tuple[Tensor, Tensor]:
+    """`fewest`: points that every cloud must hold. Where one has fewer than k, spare slots are far."""
+    check_finite("query", query)
+    check_finite("points", points)
+    check_counts(valid, points, fewest, "k")
+    query, points = query.contiguous(), points.contiguous()
+    if backend == "triton":
+        from .triton.knn import knn as knn_triton
+
+        return knn_triton(query, points, k, valid)
+    if backend == "torch":
+        return _knn_torch(query, points, k, valid)
+    return _knn_cpu(query, points, k, valid)
+
+
+@_knn.register_fake
+def _(query, points, k, valid, fewest, backend):
+    shape = (query.shape[0], query.shape[1], k)
+    return query.new_empty(shape, dtype=torch.int64), query.new_empty(shape)
+
+
+def _knn_torch(query: Tensor, points: Tensor, k: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The portable form, a block of queries at a time: at most about 2**22 distances at once."""
+    idx, sqdist = [], []
+    real = None if valid is None else torch.arange(points.shape[1], device=points.device) < valid[:, None]
+    for block in query.split(max(1, 2**22 // (points.shape[0] * points.shape[1])), dim=1):
+        x, y, z = (block[:, :, None] - points[:, None]).unbind(-1)  # (B, s, N)
+        distance = x * x + y * y + z * z
+        if real is not None:
+            distance = distance.masked_fill(~real[:, None], torch.inf)
+        value, index = distance.sort(dim=-1, stable=True)
+        idx.append(index[..., :k])
+        sqdist.append(value[..., :k])
+    return torch.cat(idx, 1), torch.cat(sqdist, 1)
+
+
+def _knn_cpu(query: Tensor, points: Tensor, k: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    batch, size = query.shape[:2]
+    idx = torch.empty(batch, size, k, dtype=torch.int64)
+    sqdist = torch.empty(batch, size, k, dtype=points.dtype)
+    counts = np.full(batch, points.shape[1]) if valid is None else valid.numpy()
+    if points.shape[1] <= KD_TREE_FROM:
+        columns = points.transpose(1, 2).contiguous().numpy()  # (B, 3, N): the distance loop vectorises
+        run_rows(_scan, batch * size, query.numpy(), columns, counts, idx.numpy(), sqdist.numpy(), grain=32)
+        return idx, sqdist
+    for b in range(batch):
+        cloud = points[b, : counts[b]]
+        if len(cloud) <= KD_TREE_FROM:
+            idx[b], sqdist[b] = (found[0] for found in _knn_cpu(query[b, None], cloud[None], k, None))
+        else:
+            _search_tree(query[b].numpy(), cloud.numpy(), idx[b].numpy(), sqdist[b].numpy())
+    return idx, sqdist
+
+
+@jit
+def _scan(query, columns, counts, idx, sqdist, start, stop):
+    """Rows [start, stop) of the flattened (B * S) queries: all distances, then a sorted list of the best."""
+    size, k = idx.shape[1], idx.shape[2]
+    distance = np.empty(columns.shape[2], columns.dtype)
+    for row in range(start, stop):
+        b, s = row // size, row % size
+        n = counts[b]
+        qx, qy, qz = query[b, s, 0], query[b, s, 1], query[b, s, 2]
+        xs, ys, zs = columns[b, 0], columns[b, 1], columns[b, 2]
+        for j in range(n):
+            x, y, z = qx - xs[j], qy - ys[j], qz - zs[j]
+            distance[j] = x * x + y * y + z * z
+        best, where = sqdist[b, s], idx[b, s]
+        best[:] = np.inf
+        where[:] = 0
+        for j in range(n):
+            d = distance[j]
+            if d >= best[k - 1]:
+                continue
+            slot = min(j, k - 1)
+            while slot > 0 and best[slot - 1] > d:  # strict: a tie stays behind the lower index
+                best[slot] = best[slot - 1]
+                where[slot] = where[slot - 1]
+                slot -= 1
+            best[slot] = d
+            where[slot] = j
+
+
+def _search_tree(query: np.ndarray, points: np.ndarray, idx: np.ndarray, sqdist: np.ndarray) -> None:
+    """SciPy's kd-tree, its answer put into the exact order of (distance in the points' dtype, index).
+
+    The tree works in float64 and breaks ties as it likes, so a few more neighbours are taken than asked
+    for. A query whose k-th distance is not clearly below the last one taken is scanned in full.
+    """
+    from scipy.spatial import cKDTree
+
+    k, more = idx.shape[1], min(len(points), idx.shape[1] + 4)
+    tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
+    far, near = tree.query(query, k=more, workers=torch.get_num_threads())
+    far, near = far.reshape(len(query), more), near.reshape(len(query), more)
+    near.sort(axis=1)
+    difference = query[:, None] - points[near]
+    x, y, z = difference[..., 0], difference[..., 1], difference[..., 2]
+    distance = x * x + y * y + z * z
+    order = np.argsort(distance, axis=1, kind="stable")[:, :k]
+    idx[:] = np.take_along_axis(near, order, axis=1)
+    sqdist[:] = np.take_along_axis(distance, order, axis=1)
+    if more < len(points):
+        unsure = np.flatnonzero(sqdist[:, -1] >= far[:, -1] ** 2 * (1 - 8 * np.finfo(points.dtype).eps))
+        if len(unsure):
+            rows, values = (
+                np.empty((1, len(unsure), k), np.int64),
+                np.empty((1, len(unsure), k), points.dtype),
+            )
+            columns = np.ascontiguousarray(points.T)[None]
+            run_rows(_scan, len(unsure), query[None, unsure], columns, np.array([len(points)]), rows, values)
+            idx[unsure], sqdist[unsure] = rows[0], values[0]
+
+
+def ball_query(
+    query: Tensor,
+    points: Tensor,
+    radius: float,
+    k: int,
+    *,
+    valid: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Find up to `k` points within `radius` of each query, the nearest first.
+
+    Args:
+        query, points, valid, backend: as for :func:`knn`.
+        radius: in the unit of the coordinates, inclusive: a point at exactly this distance belongs.
+        k: most neighbours a query; more than there are points is allowed.
+
+    Returns:
+        idx (B, S, k) int64 and count (B, S) int64. Slots past the count repeat the nearest neighbour, as
+        PointNet++ does; an empty ball has count 0 and every index -1. No gradient.
+
+    Raises:
+        ValueError: as :func:`knn`, and a radius that is not positive and finite.
+    """
+    check_cloud("query", query)
+    check_cloud("points", points)
+    check_same("query", query, "points", points)
+    if k < 1:
+        raise ValueError(f"k must be at least 1, found {k}")
+    if not 0 < radius < float("inf"):
+        raise ValueError(f"radius must be positive and finite, found {radius}")
+    found = min(k, points.shape[1])
+    backend = choose_backend(backend, points, found)
+    idx, sqdist = _knn(query.detach(), points.detach(), found, check_valid(valid, points), 1, backend)
+    inside = sqdist <= radius * radius
+    count = inside.sum(-1)
+    idx = torch.where(inside, idx, idx[..., :1])
+    idx = torch.where(count[..., None] > 0, idx, -1)
+    return torch.cat([idx, idx[..., :1].expand(-1, -1, k - found)], -1), count

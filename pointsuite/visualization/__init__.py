@@ -1,0 +1,18 @@
+"""Pictures of point clouds and of what a classifier says about them, written whole or not at all."""
+
+from pointsuite.visualization.cloud import draw_cloud, show_cloud
+from pointsuite.visualization.confusion import draw_confusion_matrix
+from pointsuite.visualization.grid import draw_grid
+from pointsuite.visualization.predictions import draw_predictions, read_predictions
+from pointsuite.visualization.scene import COLORINGS, PALETTE
+
+__all__ = [
+    "COLORINGS",
+    "PALETTE",
+    "draw_cloud",
+    "draw_confusion_matrix",
+    "draw_grid",
+    "draw_predictions",
+    "read_predictions",
+    "show_cloud",
+]

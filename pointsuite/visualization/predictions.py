@@ -1,0 +1,92 @@
+"""What a classifier said about the shapes of a data set, as pictures."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pointsuite.io import PointFileError, read_points
+from pointsuite.visualization.confusion import draw_confusion_matrix
+from pointsuite.visualization.grid import draw_grid
+
+
+class Predictions(NamedTuple):
+    index: np.ndarray  # int64 (M,): rows of the data set's split
+    label: np.ndarray  # int64 (M,)
+    prediction: np.ndarray  # int64 (M,)
+    classes: list[str]
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """Reads an .npz file with the keys index, label, prediction (M,) and classes (C,).
+
+    Raises PointFileError: one line with the file, what was found and what was wanted.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in Predictions._fields if key not in file]
+            arrays = [] if missing else [file[key] for key in Predictions._fields]
+    except FileNotFoundError:
+        raise PointFileError(f"{path}: found no such file, wanted predictions") from None
+    except Exception:  # of many types where the file is damaged
+        raise PointFileError(f"{path}: found no readable npz arrays, wanted predictions") from None
+    if missing:
+        raise PointFileError(
+            f"{path}: found no {', '.join(missing)}, wanted {', '.join(Predictions._fields)}"
+        )
+    *numbers, classes = arrays
+    for name, array in zip(Predictions._fields, numbers, strict=False):
+        if (
+            array.dtype.kind not in "iu"
+            or array.ndim != 1
+            or array.shape != numbers[0].shape
+            or not array.size
+        ):
+            raise PointFileError(
+                f"{path}: found {name} {array.dtype} {array.shape}, wanted whole numbers (M,), M >= 1"
+            )
+        top = len(classes) if name != "index" else np.inf
+        if array.min() < 0 or array.max() >= top:
+            raise PointFileError(
+                f"{path}: found {name} {array.min()}..{array.max()}, wanted 0 and below {top}"
+            )
+    return Predictions(*(n.astype(np.int64) for n in numbers), [str(c) for c in classes])
+
+
+def draw_predictions(
+    dataset: str | Path,
+    predictions: str | Path,
+    out: str | Path | None = None,
+    confusion: str | Path | None = None,
+    *,
+    split: str = "test",
+    limit: int = 40,
+    seed: int = 0,
+) -> Predictions:
+    """Draws `limit` shapes, chosen at random and not by how they came out, and the confusion matrix.
+
+    Args:
+        dataset: the HDF5 file (layout of this suite) that the predictions are about.
+        predictions: see `read_predictions`.
+        out, confusion: .png files for the grid and for the matrix; None leaves one out.
+    Raises:
+        PointFileError: a file cannot be read right.
+    """
+    said = read_predictions(predictions)
+    right = said.label == said.prediction
+    score = f"{right.sum()} of {len(right)} right ({100 * right.mean():.1f} %)"
+    if out is not None:
+        shown = np.random.default_rng(seed).permutation(len(right))[:limit]
+        clouds = [read_points(dataset, split=split, index=int(i)) for i in said.index[shown]]
+        draw_grid(
+            [c.points if c.normals is None else np.hstack([c.points, c.normals]) for c in clouds],
+            [f"{said.classes[said.label[i]]} -> {said.classes[said.prediction[i]]}" for i in shown],
+            right[shown],
+            out,
+            heading=score if len(shown) == len(right) else f"{score}, {len(shown)} shown at random",
+        )
+    if confusion is not None:
+        matrix = np.zeros((len(said.classes), len(said.classes)), np.int64)
+        np.add.at(matrix, (said.label, said.prediction), 1)
+        draw_confusion_matrix(matrix, said.classes, confusion, heading=score)
+    return said

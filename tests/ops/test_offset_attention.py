@@ -1,0 +1,51 @@
+import importlib
+
+import pytest
+import torch
+
+from pointsuite.ops import offset_attention
+
+from .test_pool_neighbours import slices
+
+module = importlib.import_module("pointsuite.ops.offset_attention")
+
+
+def arguments(shape=(3, 4, 5, 8)):
+    torch.manual_seed(0)
+    x = torch.randn(*shape, dtype=torch.float64).requires_grad_()
+    projected = torch.randn(*shape[:-1], 4 + 8, dtype=torch.float64).requires_grad_()
+    return x, projected
+
+
+@pytest.mark.parametrize("axis", [-3, -2])
+@pytest.mark.parametrize("part", [1, 2, 2**20])
+def test_fused_equals_plain(axis, part, monkeypatch):
+    monkeypatch.setattr(module, "cache_sized", lambda batch, _: slices(len(batch), part))
+    x, projected = arguments()
+    results = []
+    for fused in (True, False):
+        y = offset_attention(x, projected, axis, fused=fused)
+        torch.manual_seed(1)
+        results.append([y, *torch.autograd.grad((y * torch.randn_like(y)).sum(), (x, projected))])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("axis", [-3, -2])
+def test_gradcheck(axis):
+    assert torch.autograd.gradcheck(lambda *t: offset_attention(*t, axis), arguments((2, 3, 4, 4)))
+
+
+def test_by_hand():
+    """Two centres of one neighbour: P is 1, A is 1/2 each."""
+    x = torch.zeros(1, 2, 1, 1)
+    projected = torch.tensor([[[[0.0, 0, 3]], [[0.0, 0, 5]]]])
+    assert offset_attention(x, projected, -3).flatten().tolist() == [-1.5, -2.5]
+    assert offset_attention(x, projected, -2).flatten().tolist() == [-3, -5]
+
+
+def test_without_gradient_equals_with():
+    x, projected = arguments()
+    with torch.no_grad():
+        found = offset_attention(x, projected, -3)
+    torch.testing.assert_close(found, offset_attention(x, projected, -3))

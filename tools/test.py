@@ -1,0 +1,83 @@
+"""Test a checkpoint as a config describes: ``python tools/test.py CONFIG CHECKPOINT ...``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pointsuite.datasets import DatasetError
+from pointsuite.engine import command
+from pointsuite.engine.runner import find_latest_checkpoint
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = command.build_parser("Test a checkpoint as a config describes.")
+    parser.add_argument(
+        "checkpoint", help="a path, a work dir (its last checkpoint), or a URL with its digest (#sha256=...)"
+    )
+    parser.add_argument(
+        "--protocols",
+        action="store_true",
+        help="test a classifier of clouds under z/z, z/SO3 and SO3/SO3 and draw its predictions",
+    )
+    parser.add_argument(
+        "--so3-checkpoint", help="with --protocols: a second network, trained under SO(3), for SO3/SO3"
+    )
+    parser.add_argument("--num-rotations", type=int, default=3, help="rotations of each shape (default: 3)")
+    args = parser.parse_args(argv)
+    cfg = command.load_config(args)
+    for key in ("test_cfg", "test_dataloader", "test_evaluator"):
+        if cfg.get(key) is None:
+            raise command.UsageError(f"{args.config}: has no {key!r}, wanted a config with a test")
+    cfg.load_from = find_checkpoint(args.checkpoint)
+    cfg.resume = False
+    if args.protocols:
+        test_protocols(cfg, args)
+    else:
+        command.build_runner(cfg).test()
+
+
+def find_checkpoint(path: str) -> str:
+    if "://" in path or Path(path).is_file():
+        return path
+    if Path(path).is_dir() and (latest := find_latest_checkpoint(path)):
+        return str(latest)
+    raise command.UsageError(f"{path}: no such checkpoint")
+
+
+def test_protocols(cfg, args) -> None:
+    import numpy as np
+    import torch
+
+    from pointsuite.evaluation import evaluate_protocols, format_protocols
+    from pointsuite.visualization import draw_predictions
+
+    runner = command.build_runner(cfg)
+    dataset = runner.build_dataloader(cfg.test_dataloader).dataset
+    device = next(runner.model.parameters()).device
+    runner.load_checkpoint(cfg.load_from)
+    networks = {"z": runner.model, "SO3": runner.model}
+    if args.so3_checkpoint:
+        other = command.build_runner(cfg)
+        other.load_checkpoint(find_checkpoint(args.so3_checkpoint))
+        networks["SO3"] = other.model
+    results = evaluate_protocols(
+        networks, dataset, num_rotations=args.num_rotations, seed=args.seed or 0, device=torch.device(device)
+    )
+    print(format_protocols(results))
+
+    shown = results["z/SO3"]
+    folder = Path(cfg.work_dir)
+    predictions = folder / "predictions.npz"
+    np.savez(
+        predictions,
+        index=np.arange(len(shown.labels)),
+        label=shown.labels,
+        prediction=shown.predictions[0],
+        classes=np.array(dataset.metainfo["classes"]),
+    )
+    pictures = (folder / "predictions.png", folder / "confusion.png")
+    draw_predictions(dataset.metainfo["data_file"], predictions, *pictures, split=dataset.metainfo["split"])
+    print(f"pictures of z/SO3: {pictures[0]} {pictures[1]}")
+
+
+if __name__ == "__main__":
+    command.run(main, DatasetError)

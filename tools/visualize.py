@@ -1,0 +1,101 @@
+"""Draw a point-cloud or mesh file, a shape of a data set, or predictions.
+
+python tools/visualize.py bunny.ply --out bunny.png            a file (h5 npz npy ply pcd off obj txt xyz csv)
+python tools/visualize.py data/kicad/kicad.h5:test:12          a shape of a data set, in a window
+python tools/visualize.py data/kicad/kicad.h5 --predictions predictions.npz --out grid.png
+"""
+
+import argparse
+import sys
+
+import numpy as np
+
+from pointsuite.io import read_points
+from pointsuite.visualization import COLORINGS, draw_cloud, draw_predictions, show_cloud
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", help="a file; for an HDF5 data set also FILE.h5:SPLIT:INDEX")
+    parser.add_argument("--out", metavar="FILE.png", help="write a picture; without it a window opens")
+    parser.add_argument("--split", default="test", help="of an HDF5 data set (default: test)")
+    parser.add_argument("--index", type=int, default=0, help="of the shape in the split (default: 0)")
+    parser.add_argument(
+        "--color",
+        choices=(*COLORINGS, "file"),
+        help="default: the file's own colours where it has them, else normals, else height",
+    )
+    parser.add_argument(
+        "--num-points", type=int, help="sampled on a mesh (default: 20000) or kept of a cloud (default: all)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling and of the shapes shown")
+    parser.add_argument("--size", type=int, nargs=2, default=(960, 720), metavar=("W", "H"), help="in pixels")
+    parser.add_argument("--point-size", type=float, help="in pixels (default: covers the surface)")
+    parser.add_argument(
+        "--predictions",
+        metavar="FILE.npz",
+        help="index, label, prediction and classes about the data set INPUT: draws a grid of its shapes",
+    )
+    parser.add_argument("--confusion", metavar="FILE.png", help="with --predictions: the confusion matrix")
+    parser.add_argument("--limit", type=int, default=40, help="shapes in the grid (default: 40)")
+    args = parser.parse_args(argv)
+    try:
+        if args.predictions:
+            _predictions(args)
+        else:
+            _cloud(args)
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f"visualize: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _cloud(args: argparse.Namespace) -> None:
+    if args.num_points is not None and args.num_points < 1:
+        raise ValueError(f"--num-points is {args.num_points}, wanted 1 or more")
+    cloud = read_points(args.input, args.num_points or 20000, args.seed, split=args.split, index=args.index)
+    if args.num_points and args.num_points < len(cloud.points):
+        kept = np.random.default_rng(args.seed).permutation(len(cloud.points))[: args.num_points]
+        cloud = cloud._replace(**{k: v[kept] for k, v in cloud._asdict().items() if v is not None})
+    if args.color == "file" and cloud.colors is None:
+        raise ValueError(f"{args.input}: found no colours, wanted some for --color file")
+    colors = args.color if args.color not in (None, "file") else cloud.colors
+    if args.out is None:
+        try:
+            show_cloud(cloud.points, colors, normals=cloud.normals, part=cloud.part, title=args.input)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}; --out FILE.png writes a picture") from None
+        return
+    draw_cloud(
+        cloud.points,
+        colors,
+        args.out,
+        normals=cloud.normals,
+        part=cloud.part,
+        size=tuple(args.size),
+        point_size=args.point_size,
+    )
+    print(f"{args.out}: {len(cloud.points)} points of {args.input}")
+
+
+def _predictions(args: argparse.Namespace) -> None:
+    if args.out is None and args.confusion is None:
+        raise ValueError("--predictions found no file to write, wanted --out or --confusion")
+    said = draw_predictions(
+        args.input,
+        args.predictions,
+        args.out,
+        args.confusion,
+        split=args.split,
+        limit=args.limit,
+        seed=args.seed,
+    )
+    right = (said.label == said.prediction).sum()
+    for path in filter(None, (args.out, args.confusion)):
+        print(f"{path}: {right} of {len(said.label)} right")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
