@@ -2,10 +2,11 @@
 
 from importlib.metadata import version
 
-from .engine.allocator import keep_freed_memory
-from .engine.zoo import create_model, list_models
+from .engine.cpu import prepare_process
 
-keep_freed_memory()
+prepare_process()  # before anything imports PyTorch
+
+from .engine.zoo import create_model, list_models  # noqa: E402
 
 __version__ = version("pointsuite")
 
