@@ -4,7 +4,16 @@
 import os
 
 import pointsuite  # noqa: F401  before PyTorch: it sets how threads wait
+import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(autouse=True)
+def default_scope():
+    """Each run makes its scope the default of the process; a test must not leave that to the next."""
+    yield
+    DefaultScope._instance_dict.clear()

@@ -43,6 +43,7 @@ def _split(projected: Tensor, channels: int) -> tuple[Tensor, ...]:
 class _OffsetAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, projected, sum_axis):
+        x, projected = x.contiguous(), projected.contiguous()  # so that their parts can be written in place
         out = torch.empty_like(x)
         soft = x.new_empty(*x.shape[:-1], x.shape[-2])  # P
         sums = []

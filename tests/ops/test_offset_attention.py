@@ -44,6 +44,13 @@ def test_by_hand():
     assert offset_attention(x, projected, -2).flatten().tolist() == [-3, -5]
 
 
+@pytest.mark.parametrize("axis", [-3, -2])
+def test_strided_input(axis):
+    x, projected = arguments()
+    strided = (t.transpose(1, 3).contiguous().transpose(1, 3) for t in (x, projected))
+    torch.testing.assert_close(offset_attention(*strided, axis), offset_attention(x, projected, axis))
+
+
 def test_without_gradient_equals_with():
     x, projected = arguments()
     with torch.no_grad():
