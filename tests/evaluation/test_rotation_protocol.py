@@ -47,7 +47,7 @@ def test_invariant_and_other_network(tmp_path):
     assert results["z/z"].summary()["overall_accuracy"] == 100
     assert results["z/SO3"].summary()["overall_accuracy"] < 90
     assert results["z/SO3"].predictions.shape == (4, 12) and results["z/SO3"].labels.shape == (12,)
-    np.testing.assert_array_equal(results["z/SO3"].predictions, results["SO3/SO3"].predictions)
+    assert (results["z/SO3"].predictions != results["SO3/SO3"].predictions).any()  # rotations of its own
 
 
 def test_each_protocol_has_the_network_of_its_train_rotation(tmp_path):
