@@ -1,9 +1,10 @@
 """Operators on batches of point clouds: functions on tensors, no parameters."""
 
+from . import graph
 from .farthest_point_sample import farthest_point_sample
 from .gather_points import gather_points
 from .knn import ball_query, knn
-from .normals import weighted_normal
+from .normals import estimate_normals, weighted_normal
 from .offset_attention import offset_attention
 from .pool_neighbours import pool_neighbours
 from .surface_features import NUM_FEATURES, surface_features
@@ -12,8 +13,10 @@ from .three_interpolate import inverse_distance_weights, three_interpolate
 __all__ = [
     "NUM_FEATURES",
     "ball_query",
+    "estimate_normals",
     "farthest_point_sample",
     "gather_points",
+    "graph",
     "inverse_distance_weights",
     "knn",
     "offset_attention",

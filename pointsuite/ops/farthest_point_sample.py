@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ._checks import check_cloud, check_counts, check_finite, check_valid, choose_backend
 from ._parallel import jit, run_rows
+from ._tree import box_distance, build_tree
 
 
 def farthest_point_sample(
@@ -56,7 +57,7 @@ def _fps(points: Tensor, num_samples: int, start: Tensor, valid: Tensor | None, 
     check_finite("points", points)
     check_counts(valid, points, num_samples, "num_samples")
     counts = torch.full_like(start, points.shape[1]) if valid is None else valid
-    if bool(((start < 0) | (start >= counts)).any()):
+    if not all(0 <= s < n for s, n in zip(start.tolist(), counts.tolist(), strict=True)):
         raise ValueError(
             "start must be the index of a point of its cloud, "
             f"found {start.tolist()} for {counts.tolist()} points"
@@ -69,8 +70,12 @@ def _fps(points: Tensor, num_samples: int, start: Tensor, valid: Tensor | None, 
     if backend == "torch":
         return _fps_torch(points, num_samples, start, counts)
     idx = torch.empty(len(points), num_samples, dtype=torch.int64)
-    columns = points.transpose(1, 2).contiguous().numpy()
-    run_rows(_sample, len(points), columns, counts.numpy(), start.numpy(), idx.numpy())
+    arrays = (counts.numpy(), start.numpy(), idx.numpy())
+    if points.shape[1] > TREE_POINTS and num_samples > TREE_SAMPLES:
+        tree = build_tree(points.numpy(), arrays[0], LEAF)
+        run_rows(_sample_tree, len(points), *tree, points.numpy(), *arrays)
+    else:
+        run_rows(_sample, len(points), points.transpose(1, 2).contiguous().numpy(), *arrays)
     return idx
 
 
@@ -92,6 +97,9 @@ def _fps_torch(points: Tensor, num_samples: int, start: Tensor, counts: Tensor) 
     return torch.stack(chosen, 1)
 
 
+# Below these sizes building a tree costs more than it saves (tools/benchmark.py).
+TREE_POINTS, TREE_SAMPLES = 384, 96
+LEAF = 32
 BLOCK = 64
 
 
@@ -121,4 +129,57 @@ def _sample(columns, counts, starts, idx, start, stop):
             current = block
             while nearest[current] != farthest:
                 current += 1
+            idx[b, s] = current
+
+
+@jit
+def _sample_tree(columns, order, boxes, points, counts, starts, idx, start, stop):
+    """Clouds [start, stop). A choice changes only boxes that are nearer to it than their farthest point.
+
+    Each node keeps the largest distance to the chosen among its points, and the lowest index there.
+    """
+    leaves = boxes.shape[1] // 2
+    farthest, where = np.empty(2 * leaves, columns.dtype), np.empty(2 * leaves, np.int64)
+    touched = np.empty(2 * leaves, np.int64)
+    for b in range(start, stop):
+        n, box = counts[b], boxes[b]
+        xs, ys, zs, names = columns[b, 0], columns[b, 1], columns[b, 2], order[b]
+        nearest = np.full(n, np.inf, columns.dtype)
+        farthest[:] = np.inf
+        current = starts[b]
+        idx[b, 0] = current
+        for s in range(1, idx.shape[1]):
+            px, py, pz = points[b, current, 0], points[b, current, 1], points[b, current, 2]
+            touched[0] = 1
+            place, count = 0, 1
+            while place < count:
+                node = touched[place]
+                place += 1
+                if node < leaves:
+                    for child in range(2 * node, 2 * node + 2):
+                        if box_distance(box[child], px, py, pz) < farthest[child]:
+                            touched[count] = child
+                            count += 1
+                    continue
+                j = node - leaves
+                first, last = n * j // leaves, n * (j + 1) // leaves
+                top = columns.dtype.type(-1)
+                for i in range(first, last):
+                    x, y, z = xs[i] - px, ys[i] - py, zs[i] - pz
+                    d = x * x + y * y + z * z
+                    d = d if d < nearest[i] else nearest[i]
+                    nearest[i] = d
+                    top = d if d > top else top
+                lowest = n
+                for i in range(first, last):
+                    lowest = min(lowest, names[i] if nearest[i] == top else n)
+                farthest[node], where[node] = top, lowest
+            for place in range(count - 1, -1, -1):  # children before parents
+                node = touched[place]
+                if node < leaves:
+                    a, c = 2 * node, 2 * node + 1
+                    if farthest[c] > farthest[a] or (farthest[c] == farthest[a] and where[c] < where[a]):
+                        a = c
+                    farthest[node], where[node] = farthest[a], where[a]
+            current = where[1]
             idx[b, s] = current

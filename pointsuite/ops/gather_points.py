@@ -1,5 +1,6 @@
 """Pick rows of per-point values by index."""
 
+import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
@@ -25,9 +26,11 @@ def gather_points(values: Tensor, idx: Tensor) -> Tensor:
         raise ValueError(f"values must have shape (B, N, C), found {tuple(values.shape)}")
     check_index("idx", idx, values)
     batch, size, channels = values.shape
-    if batch > 1:
-        first = idx.new_tensor(range(0, batch * size, size))
-        if not idx.is_cuda and idx.numel() and not (int(idx.min()) >= 0 and int(idx.max()) < size):
+    compiling = torch.compiler.is_compiling()  # batches may have any size, and values are unknown
+    if compiling or batch > 1:
+        known = not compiling and not idx.is_cuda and idx.numel()
+        if known and not (int(idx.min()) >= 0 and int(idx.max()) < size):
             raise IndexError(f"idx must lie in [0, {size}), found {int(idx.min())} to {int(idx.max())}")
+        first = size * torch.arange(batch, device=idx.device)
         idx = idx + first.view(-1, *[1] * (idx.ndim - 1))
     return embedding(idx, values.reshape(batch * size, channels))

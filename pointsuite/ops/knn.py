@@ -6,9 +6,12 @@ from torch import Tensor
 
 from ._checks import check_cloud, check_counts, check_finite, check_same, check_valid, choose_backend
 from ._parallel import jit, run_rows
+from ._tree import box_distance, build_tree
 
-# Scanning all points wins over walking a tree up to about this many points (benchmarks/cpu_ops.py).
-KD_TREE_FROM = 8192
+# A scan of all points wins over building and walking a tree for clouds up to this size, or for this few
+# queries (tools/benchmark.py).
+TREE_POINTS, TREE_QUERIES = 192, 96
+LEAF = 16
 
 
 def knn(
@@ -91,21 +94,21 @@ def _knn_cpu(query: Tensor, points: Tensor, k: int, valid: Tensor | None) -> tup
     idx = torch.empty(batch, size, k, dtype=torch.int64)
     sqdist = torch.empty(batch, size, k, dtype=points.dtype)
     counts = np.full(batch, points.shape[1]) if valid is None else valid.numpy()
-    if points.shape[1] <= KD_TREE_FROM:
+    arrays = (query.numpy(), counts, idx.numpy(), sqdist.numpy())
+    if points.shape[1] <= TREE_POINTS or size <= TREE_QUERIES:
         columns = points.transpose(1, 2).contiguous().numpy()  # (B, 3, N): the distance loop vectorises
-        run_rows(_scan, batch * size, query.numpy(), columns, counts, idx.numpy(), sqdist.numpy(), grain=32)
+        run_rows(_scan, batch * size, columns, *arrays, grain=32)
         return idx, sqdist
-    for b in range(batch):
-        cloud = points[b, : counts[b]]
-        if len(cloud) <= KD_TREE_FROM:
-            idx[b], sqdist[b] = (found[0] for found in _knn_cpu(query[b, None], cloud[None], k, None))
-        else:
-            _search_tree(query[b].numpy(), cloud.numpy(), idx[b].numpy(), sqdist[b].numpy())
+    tree = build_tree(points.numpy(), counts, LEAF)
+    # Queries take their turn in a tree's order: the next one finds the same boxes and points in the cache.
+    same = query.data_ptr() == points.data_ptr() and query.shape == points.shape and valid is None
+    turns = tree.order if same else build_tree(query.numpy(), np.full(batch, size), LEAF).order
+    run_rows(_walk, batch * size, *tree, turns, *arrays, grain=32)
     return idx, sqdist
 
 
 @jit
-def _scan(query, columns, counts, idx, sqdist, start, stop):
+def _scan(columns, query, counts, idx, sqdist, start, stop):
     """Rows [start, stop) of the flattened (B * S) queries: all distances, then a sorted list of the best."""
     size, k = idx.shape[1], idx.shape[2]
     distance = np.empty(columns.shape[2], columns.dtype)
@@ -133,35 +136,62 @@ def _scan(query, columns, counts, idx, sqdist, start, stop):
             where[slot] = j
 
 
-def _search_tree(query: np.ndarray, points: np.ndarray, idx: np.ndarray, sqdist: np.ndarray) -> None:
-    """SciPy's kd-tree, its answer put into the exact order of (distance in the points' dtype, index).
+@jit
+def _walk(columns, order, boxes, turns, query, counts, idx, sqdist, start, stop):
+    """Turns [start, stop) of the (B * S) queries: down to the nearest leaf, then to all that may be nearer.
 
-    The tree works in float64 and breaks ties as it likes, so a few more neighbours are taken than asked
-    for. A query whose k-th distance is not clearly below the last one taken is scanned in full.
+    A leaf names its points in no order, so candidates are compared by (distance, index), and a box at
+    exactly the distance of the k-th best is entered: its points may have lower indices.
     """
-    from scipy.spatial import cKDTree
-
-    k, more = idx.shape[1], min(len(points), idx.shape[1] + 4)
-    tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
-    far, near = tree.query(query, k=more, workers=torch.get_num_threads())
-    far, near = far.reshape(len(query), more), near.reshape(len(query), more)
-    near.sort(axis=1)
-    difference = query[:, None] - points[near]
-    x, y, z = difference[..., 0], difference[..., 1], difference[..., 2]
-    distance = x * x + y * y + z * z
-    order = np.argsort(distance, axis=1, kind="stable")[:, :k]
-    idx[:] = np.take_along_axis(near, order, axis=1)
-    sqdist[:] = np.take_along_axis(distance, order, axis=1)
-    if more < len(points):
-        unsure = np.flatnonzero(sqdist[:, -1] >= far[:, -1] ** 2 * (1 - 8 * np.finfo(points.dtype).eps))
-        if len(unsure):
-            rows, values = (
-                np.empty((1, len(unsure), k), np.int64),
-                np.empty((1, len(unsure), k), points.dtype),
-            )
-            columns = np.ascontiguousarray(points.T)[None]
-            run_rows(_scan, len(unsure), query[None, unsure], columns, np.array([len(points)]), rows, values)
-            idx[unsure], sqdist[unsure] = rows[0], values[0]
+    size, k = idx.shape[1], idx.shape[2]
+    leaves = boxes.shape[1] // 2
+    nodes, bounds = np.empty(64, np.int64), np.empty(64, columns.dtype)  # one entry a level at most
+    distance = np.empty(LEAF, columns.dtype)
+    for row in range(start, stop):
+        b = row // size
+        s = turns[b, row % size]
+        n, box = counts[b], boxes[b]
+        qx, qy, qz = query[b, s, 0], query[b, s, 1], query[b, s, 2]
+        xs, ys, zs = columns[b, 0], columns[b, 1], columns[b, 2]
+        best, where = sqdist[b, s], idx[b, s]
+        best[:] = np.inf
+        where[:] = 0
+        worst = best[k - 1]
+        top, node = 0, 1
+        while True:
+            while node < leaves:
+                near, far = 2 * node, 2 * node + 1
+                d, e = box_distance(box[near], qx, qy, qz), box_distance(box[far], qx, qy, qz)
+                if e < d:
+                    near, far, e = far, near, d
+                if e <= worst:
+                    nodes[top], bounds[top] = far, e
+                    top += 1
+                node = near
+            j = node - leaves
+            first, last = n * j // leaves, n * (j + 1) // leaves
+            for i in range(first, last):
+                x, y, z = qx - xs[i], qy - ys[i], qz - zs[i]
+                distance[i - first] = x * x + y * y + z * z
+            for i in range(first, last):
+                d = distance[i - first]
+                if d > worst:
+                    continue
+                index = order[b, i]
+                if d == worst and index >= where[k - 1]:
+                    continue
+                slot = k - 1
+                while slot > 0 and (best[slot - 1] > d or (best[slot - 1] == d and where[slot - 1] > index)):
+                    best[slot], where[slot] = best[slot - 1], where[slot - 1]
+                    slot -= 1
+                best[slot], where[slot] = d, index
+                worst = best[k - 1]
+            while top > 0 and bounds[top - 1] > worst:
+                top -= 1
+            if top == 0:
+                break
+            top -= 1
+            node = nodes[top]
 
 
 def ball_query(

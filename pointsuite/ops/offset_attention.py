@@ -1,5 +1,7 @@
 """x - A^T v, the self-attention of RISurConv with A = softmax(q k^T) divided by a sum of itself."""
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
@@ -17,14 +19,23 @@ def offset_attention(x: Tensor, projected: Tensor, sum_axis: int, *, fused: bool
         x: (B, S, N, C), differentiable.
         projected: (B, S, N, 2 D + C), queries, keys and values side by side; differentiable.
         sum_axis: -3 sums over the S groups of a cloud, entry by entry; -2 over the rows of a matrix.
-        fused: on the CPU and outside autocast and torch.compile, work on a few clouds at a time, so that what
-            lies between the matrix products stays in the cache, with the gradient written out.
+        fused: outside torch.compile, never hold all matrices, with the gradient written out. CUDA tensors of
+            16 or 32 bits go to a Triton kernel; on the CPU and outside autocast, a few clouds are worked on
+            at a time, so that what lies between the matrix products stays in the cache.
 
     Returns:
         x - A^T v, (B, S, N, C).
 
     Source: Guo et al., "PCT: Point cloud transformer", 2021; RISurConv, ECCV 2024.
     """
+    if fused and x.is_cuda and not torch.compiler.is_compiling() and find_spec("triton"):
+        from .triton import offset_attention as kernel
+
+        if torch.is_autocast_enabled("cuda"):
+            dtype = torch.get_autocast_dtype("cuda")
+            x, projected = x.to(dtype), projected.to(dtype)
+        if kernel.supports(x, projected, sum_axis):
+            return kernel.offset_attention(x.contiguous(), projected.contiguous(), sum_axis)
     plain = x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
     if fused and not plain and torch.is_grad_enabled():
         return _OffsetAttention.apply(x, projected, sum_axis)

@@ -34,7 +34,8 @@ def pool_neighbours(
         hidden = linear(x, weight)
         if values is not None:
             hidden = hidden + gather_points(values, idx)
-        variance, mean = torch.var_mean(hidden, (0, 1, 2), correction=0)
+        exact = hidden.to(torch.promote_types(hidden.dtype, torch.float32))  # moments do not survive 16 bits
+        variance, mean = torch.var_mean(exact, (0, 1, 2), correction=0)
         return hidden.amax(2), mean, variance
     if values is None:
         values, idx = x.new_zeros(len(x), 1, len(weight)), torch.zeros_like(idx)

@@ -175,6 +175,13 @@ def _features_torch(centres, centre_normals, points, normals, origins, idx, shif
 
 
 @jit
+def _fused(x, y, z):
+    """x * y + z rounded once in float32, as the published code's library rounds its products, norms and cross
+    products: the order of neighbours at nearly equal angles hangs on it."""
+    return np.float64(x) * np.float64(y) + np.float64(z)
+
+
+@jit
 def _dot3(a, i, b, j):
     return a[i, 0] * b[j, 0] + a[i, 1] * b[j, 1] + a[i, 2] * b[j, 2]
 
@@ -204,9 +211,9 @@ def _feature_rows(
         for i in range(count):
             j = idx[b, s, i]
             x, y, z = points[b, j, 0] - centre[0], points[b, j, 1] - centre[1], points[b, j, 2] - centre[2]
-            along = x * n[0] + y * n[1] + z * n[2]
+            along = real(_fused(z, n[2], real(_fused(y, n[1], x * n[0]))))
             x, y, z = x - along * n[0], y - along * n[1], z - along * n[2]
-            far = math.sqrt(x * x + y * y + z * z)
+            far = real(math.sqrt(real(_fused(z, z, real(_fused(y, y, x * x))))))
             if far > 0:
                 x, y, z = x / far, y / far, z / far
             flat[i, 0], flat[i, 1], flat[i, 2], length[i] = x, y, z, far
@@ -215,7 +222,10 @@ def _feature_rows(
         rx, ry, rz = flat[reference, 0], flat[reference, 1], flat[reference, 2]
         for i in range(count):
             x, y, z = flat[i, 0], flat[i, 1], flat[i, 2]
-            turn = (y * rz - z * ry) * n[0] + (z * rx - x * rz) * n[1] + (x * ry - y * rx) * n[2]
+            cx = real(_fused(y, rz, -(z * ry)))
+            cy = real(_fused(z, rx, -(x * rz)))
+            cz = real(_fused(x, ry, -(y * rx)))
+            turn = cx * n[0] + cy * n[1] + cz * n[2]
             side = one if i == 0 or i == reference or turn > 0 else -one if turn < 0 else zero
             value = side * (x * rx + y * ry + z * rz) - (one - side)
             place = i

@@ -29,6 +29,16 @@ def test_ties_and_duplicates(backend):
         assert np.array_equal(idx[b].numpy(), reference.farthest_point_sample(points[b].numpy(), 100))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("points", [cloud(2, 1000), grid(2, 1000) / 3], ids=["general", "ties"])
+def test_tree_equals_brute_force(points, dtype):
+    points, valid, start = points.to(dtype), torch.tensor([1000, 150]), torch.tensor([7, 149])
+    idx = farthest_point_sample(points, 130, start=start, valid=valid)
+    for b in range(2):
+        wanted = reference.farthest_point_sample(points[b, : valid[b]].numpy(), 130, int(start[b]))
+        assert np.array_equal(idx[b].numpy(), wanted)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_by_hand(backend):
     points = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [5, 0, 0], [2, 0, 0]]])

@@ -63,16 +63,33 @@ def test_valid_counts(backend):
 
 
 @pytest.mark.parametrize("points", [cloud(2, 700), grid(2, 700)], ids=["general", "ties"])
-def test_tree_equals_scan(points, monkeypatch):
-    monkeypatch.setattr(module, "KD_TREE_FROM", 100)
-    valid = torch.tensor([700, 90])  # the second cloud stays below the limit
-    check(knn(points[:, :50], points, 20, valid=valid), points[:, :50], points, 20, valid.tolist())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tree_equals_scan(points, dtype):
+    points = points.to(dtype)
+    check(knn(points, points, 20), points, points, 20)
+    query = points[:, :150] + 0.5  # off the grid: ties between different points
+    valid = torch.tensor([700, 90])
+    check(knn(query, points, 20, valid=valid), query, points, 20, valid.tolist())
 
 
 def test_tree_with_all_points(monkeypatch):
-    monkeypatch.setattr(module, "KD_TREE_FROM", 0)
+    monkeypatch.setattr(module, "TREE_POINTS", 0)
+    monkeypatch.setattr(module, "TREE_QUERIES", 0)
     points = grid(1, 30)
     check(knn(points, points, 30), points, points, 30)
+
+
+@pytest.mark.parametrize("points", [torch.ones(1, 500, 3), torch.arange(1500.0).view(1, 500, 3)])
+def test_tree_of_degenerate_clouds(points):
+    check(knn(points, points, 5), points, points, 5)
+
+
+def test_tree_of_a_cloud_large_enough_for_several_threads():
+    points = grid(1, 20000) + torch.arange(20000).view(1, -1, 1) // 64 * 4.0
+    found, sqdist = knn(points, points, 3)
+    rows = torch.arange(0, 20000, 997)
+    wanted, distance = reference.knn(points[0, rows].numpy(), points[0].numpy(), 3)
+    assert np.array_equal(found[0, rows], wanted) and np.array_equal(sqdist[0, rows], distance)
 
 
 def test_non_contiguous_input_and_views():

@@ -22,10 +22,15 @@ def brute_force(points, num_samples, start, counts):
     return idx
 
 
-@pytest.fixture(params=["resident", "streamed"])
+@pytest.fixture(params=["resident", "streamed", "boxed"])
 def path(request, monkeypatch):
-    """Both kernels, the streamed one in tiles of 64."""
-    if request.param == "streamed":
+    """All kernels, the streamed one in tiles of 64, the boxed one with boxes of 16."""
+    if request.param == "boxed":
+        monkeypatch.setattr(module, "BOXED_POINTS", 0)
+        monkeypatch.setattr(module, "BOXED_SAMPLES", 0)
+        constants = {"LEAF": 16, "LEAVES": 16, "num_warps": 1, "enable_fp_fusion": False}
+        monkeypatch.setattr(module, "boxed_constants", lambda size: constants)
+    if request.param != "resident":
         monkeypatch.setattr(module, "RESIDENT_BYTES", 0)
         monkeypatch.setitem(module.STREAMED_CONSTANTS, "BLOCK_N", 64)
         monkeypatch.setitem(module.STREAMED_CONSTANTS, "num_warps", 2)
@@ -71,3 +76,16 @@ def test_large_clouds_are_streamed(monkeypatch):
     monkeypatch.setattr(module, "resident_constants", None)  # not to be asked for
     points = np.random.default_rng(2).standard_normal((1, 8200, 3)).astype(np.float32)
     check(points, 3, [5])
+
+
+def test_which_kernel_serves_large_clouds(monkeypatch):
+    """Many samples of many points are taken from boxes, and the boxes hold all points."""
+    asked = []
+    monkeypatch.setattr(module, "_sample_boxes", lambda *arguments: asked.append(arguments))
+    points = torch.zeros(1, module.BOXED_POINTS, 3, device=DEVICE)
+    farthest_point_sample(points, module.BOXED_SAMPLES, torch.zeros(1, dtype=torch.int64, device=DEVICE))
+    assert len(asked) == 1
+    for size in (module.BOXED_POINTS, 10**6, module.BOXED_LIMIT):
+        constants = module.boxed_constants(size)
+        assert size <= constants["LEAF"] * constants["LEAVES"] < 8 * size
+        assert max(constants["LEAF"], constants["LEAVES"]) <= 4096

@@ -21,6 +21,14 @@ def length(a):
     return np.sqrt(dot(a, a))
 
 
+def fused(x, y, z):
+    return (x.astype(np.float64) * y.astype(np.float64) + z.astype(np.float64)).astype(x.dtype)
+
+
+def fused_dot(a, b):
+    return fused(a[:, 2], b[2], fused(a[:, 1], b[1], a[:, 0] * b[0]))
+
+
 def unit(a):
     one = a.dtype.type(1)
     return a * (one / (length(a) + a.dtype.type(1e-7)))[..., None]
@@ -29,11 +37,13 @@ def unit(a):
 def brute_force(centre, normal, points, normals, idx, shift, origin):
     """One centre. The formulas in their order of operations, with NumPy."""
     x = points[idx] - centre
-    x = x - dot(x, normal)[:, None] * normal
-    far = length(x)
+    x = x - fused_dot(x, normal)[:, None] * normal
+    far = np.sqrt(fused_dot(x, x.T))
     x = x / np.where(far > 0, far, 1)[:, None]
     reference = far.argmax()
-    side = np.sign(dot(cross(x, np.broadcast_to(x[reference], x.shape)), normal))
+    a, b = x.T, x[reference]
+    turn = [fused(a[i - 2], b[i - 1], -(a[i - 1] * b[i - 2])) for i in range(3)]
+    side = np.sign(dot(np.stack(turn, -1), normal))
     side[[0, reference]] = 1
     key = side * dot(x, x[reference]) - (1 - side)
     idx = idx[np.argsort(-key, kind="stable")]

@@ -47,8 +47,32 @@ def _cross(a, b):
 
 
 @triton.jit
+def _fused(x, y, z):
+    """x * y + z rounded once in float32, as in :mod:`pointsuite.ops.surface_features`; tl.fma is not exact in
+    Triton's interpreter."""
+    return (x.to(tl.float64) * y.to(tl.float64) + z.to(tl.float64)).to(x.dtype)
+
+
+@triton.jit
+def _fused_dot(a, b):
+    return _fused(a[2], b[2], _fused(a[1], b[1], a[0] * b[0]))
+
+
+@triton.jit
+def _fused_cross(a, b):
+    x = _fused(a[1], b[2], -(a[2] * b[1]))
+    y = _fused(a[2], b[0], -(a[0] * b[2]))
+    z = _fused(a[0], b[1], -(a[1] * b[0]))
+    return x, y, z
+
+
+@triton.jit
 def _length(a):
-    square = _dot(a, a)
+    return _root(_dot(a, a))
+
+
+@triton.jit
+def _root(square):
     if square.dtype == tl.float64:
         return tl.sqrt(square)
     else:
@@ -115,14 +139,14 @@ def _surface_kernel(
 
     # Directions in the tangent plane; a neighbour on the normal's line has none.
     x = _minus(_load(points, tl.load(idx + slot, mask=real, other=0), real), _load(centres, row, inside))
-    x = _minus(x, _times(normal, _dot(x, normal)))
-    length = _length(x)
+    x = _minus(x, _times(normal, _fused_dot(x, normal)))
+    length = _root(_fused_dot(x, x))
     x = _divide(x, tl.where(length > 0, length, 1))
 
     # The angle from the longest (the first of them), as a half plane and a cosine.
     first = slot == tl.argmax(tl.where(real, length, -1), 1)[:, None]
     reference = (_pick(x[0], first), _pick(x[1], first), _pick(x[2], first))
-    turn = _dot(_cross(x, reference), normal)
+    turn = _dot(_fused_cross(x, reference), normal)
     side = tl.where(turn > 0, 1.0, tl.where(turn < 0, -1.0, 0.0)).to(turn.dtype)
     side = tl.where(first | (slot == 0), 1, side)
     key = side * _dot(x, reference) - (1 - side)

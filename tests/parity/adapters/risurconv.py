@@ -15,6 +15,8 @@ def outputs(pack, weights, inputs):
     name = pack["name"]
     if name.startswith("risurconv_cls"):
         return classifier(pack, weights, inputs["points"])
+    if name.startswith("risurconv_partseg"):
+        return part_segmenter(pack, weights, inputs)
     return {
         "RISP_features": features,
         "sample_and_group_all": group_all,
@@ -43,6 +45,26 @@ def classifier(pack, weights, points):
     network.encoder.register_forward_hook(lambda _, __, y: taps.__setitem__("tap.encoder", y[:, None]))
     logits = network(points)
     return {"log_probs": logits.log_softmax(-1), "l4": taps["tap.sc4"], **taps}
+
+
+def part_segmenter(pack, weights, inputs):
+    canonical = "canonical" in pack["name"]
+    network = pointsuite.create_model(
+        "risurconv_partseg",
+        **pack["build"],
+        neighbour_order="sorted" if canonical else "torch",
+        reference_sign="fixed" if canonical else "rounded",
+    ).eval()
+    network.load_state_dict(network.convert_official(weights))
+    network.requires_grad_(False)
+    stages = {f"tap.sa{i}": layer for i, layer in enumerate(network.backbone.layers)}
+    stages["tap.fp0"] = network.propagation[-1]
+    taps = {}
+    for name, layer in stages.items():
+        layer.register_forward_hook(lambda _, __, y, name=name: taps.__setitem__(name, y.transpose(1, 2)))
+
+    logits = network(inputs["points"], inputs["category_one_hot"][:, 0])
+    return {"log_probs": logits.log_softmax(-1), **taps}
 
 
 def by_index(features, idx):
