@@ -54,6 +54,7 @@ class PointCloudDataset(Dataset):
         self.metainfo = {
             "classes": tuple(classes or info.classes),
             "part_classes": info.part_classes,
+            "num_points": clouds.points.shape[1],
             "data_file": str(data_file),
             "split": split,
         }
