@@ -7,19 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from pointsuite.engine.sync_batch_norm import batch_moments, track_moments
 from pointsuite.ops import NUM_FEATURES, gather_points, pool_neighbours
 from pointsuite.ops._parallel import cache_sized
 
 from .attention import NeighbourAttention, PointAttention
-
-
-@torch.no_grad()
-def _track(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Move the running statistics towards a batch of `count` rows, as BatchNorm1d does."""
-    norm.num_batches_tracked += 1
-    rate = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean), rate)
-    norm.running_var.lerp_(variance.to(norm.running_var) * (count / max(count - 1, 1)), rate)
 
 
 class SurfaceEmbedding(nn.Module):
@@ -47,7 +39,7 @@ class SurfaceEmbedding(nn.Module):
         if norm.training:
             centre = weight @ mean + offset
             variance = ((weight @ cov) * weight).sum(-1)
-            _track(norm, centre, variance, count)
+            track_moments(norm, centre, variance, count)
         else:
             centre, variance = norm.running_mean, norm.running_var
         scale = norm.weight * (variance + norm.eps).rsqrt()
@@ -64,6 +56,7 @@ class SurfaceEmbedding(nn.Module):
                     )
                     count, mean = len(rows), rows.mean(0)
                     cov = (rows - mean).T @ (rows - mean) / count
+                    mean, cov, count = batch_moments(self.norm1, mean, cov, count)
                     mean, cov = mean.to(features.dtype), cov.to(features.dtype)
             weight, offset = self.conv1.weight, self.conv1.weight.new_zeros(self.conv1.out_features)
             weight, offset = self._through_norm(weight, offset, self.norm1, mean, cov, count)
@@ -135,6 +128,7 @@ class SurfaceConv(nn.Module):
             hidden = hidden if values is None else hidden + gather_points(values, idx)
             return (hidden.amax(2) + shift).relu_()
         top, mean, variance = pool_neighbours(x, weight, values, idx)
+        mean, variance, count = batch_moments(norm, mean, variance, x[..., 0].numel())
         slope = slope * (variance + norm.eps).rsqrt()
-        _track(norm, torch.where(norm.weight < 0, -mean, mean), variance, x[..., 0].numel())
+        track_moments(norm, torch.where(norm.weight < 0, -mean, mean), variance, count)
         return (top * slope + (norm.bias - slope * mean)).relu_()

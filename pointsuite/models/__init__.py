@@ -1,6 +1,22 @@
 """Networks for point clouds."""
 
 from .classifier import PointCloudClassifier, StackClouds
+from .dgcnn import DGCNNClassifier
+from .part_segmenter import PointCloudPartSegmenter
+from .pointnet import PointNetClassifier
+from .pointnet2 import PointNet2Classifier
+from .riconv2 import RIConv2Classifier
 from .risurconv import RISurConvClassifier
+from .risurconv_partseg import RISurConvPartSegmenter
 
-__all__ = ["PointCloudClassifier", "RISurConvClassifier", "StackClouds"]
+__all__ = [
+    "DGCNNClassifier",
+    "PointCloudClassifier",
+    "PointCloudPartSegmenter",
+    "PointNet2Classifier",
+    "PointNetClassifier",
+    "RIConv2Classifier",
+    "RISurConvClassifier",
+    "RISurConvPartSegmenter",
+    "StackClouds",
+]

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from pointsuite.datasets import PointDataSample
 from pointsuite.engine.registry import MODELS
 
+from .voting import Votes
+
 
 @MODELS.register_module()
 class StackClouds(BaseDataPreprocessor):
@@ -31,8 +33,11 @@ class PointCloudClassifier(BaseModel):
     """Trains and runs a network (B, N, 6) -> (B, num_classes) logits.
 
     Args:
-        network: config or module.
+        network: config or module. If it has a method `forward_losses`, points -> (logits, {name: scalar}),
+            training adds these losses, whose names contain "loss".
         loss: config of a module (logits (B, C), labels (B,)) -> scalar; cross-entropy by default.
+        votes: arguments of :class:`~pointsuite.models.voting.Votes`, the test-time augmentation of mode
+            "predict", as dict(num=10, scale=(0.8, 1.25)); none by default.
         data_preprocessor: config; :class:`StackClouds` by default.
         init_cfg: see MMEngine.
     """
@@ -41,6 +46,7 @@ class PointCloudClassifier(BaseModel):
         self,
         network: dict | nn.Module,
         loss: dict | nn.Module | None = None,
+        votes: dict | None = None,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ):
@@ -48,21 +54,25 @@ class PointCloudClassifier(BaseModel):
         self.network = MODELS.build(network) if isinstance(network, dict) else network
         loss = loss or {"type": "CrossEntropyLoss"}
         self.criterion = MODELS.build(loss) if isinstance(loss, dict) else loss
+        self.votes = Votes(**(votes or {}))
 
     def forward(
         self, inputs: Tensor, data_samples: list[PointDataSample] | None = None, mode: str = "tensor"
     ):
         """Logits for mode "tensor", {"loss": ...} for "loss", samples with predictions for "predict"."""
-        logits = self.network(inputs)
         if mode == "tensor":
-            return logits
+            return self.network(inputs)
         if mode == "loss":
+            if hasattr(self.network, "forward_losses"):
+                logits, losses = self.network.forward_losses(inputs)
+            else:
+                logits, losses = self.network(inputs), {}
             labels = torch.stack([sample.gt_label for sample in data_samples])
-            return {"loss": self.criterion(logits.float(), labels)}
+            return {"loss": self.criterion(logits.float(), labels), **losses}
         if mode != "predict":
             raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', found {mode!r}")
         samples = data_samples or [PointDataSample() for _ in inputs]
-        for sample, scores in zip(samples, logits.float().softmax(-1), strict=True):
+        for sample, scores in zip(samples, self.votes(self.network, inputs), strict=True):
             sample.set_data({"pred_scores": scores, "pred_label": scores.argmax()})
         return samples
 

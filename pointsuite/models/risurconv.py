@@ -274,6 +274,8 @@ class RISurConvClassifier(nn.Module):
         ValueError: points of the wrong shape, too few of them, NaN or infinity; unknown flags.
     """
 
+    rotation_invariant = True
+
     def __init__(
         self,
         num_classes: int = 40,

@@ -1,0 +1,18 @@
+# PointNet++ with single-scale grouping; published: 512 and 128 centres, 32 and 64 neighbours, double widths.
+_base_ = "../risurconv/risurconv-s_kicad_z.py"
+
+model = dict(
+    network=dict(
+        _delete_=True,
+        type="PointNet2Classifier",
+        num_classes=10,
+        arch=dict(
+            centres=(128, 32),
+            radii=((0.2,), (0.4,)),
+            neighbours=((16,), (16,)),
+            channels=(((32, 32, 64),), ((64, 64, 128),)),
+        ),
+        global_channels=(128, 256, 512),
+        head_dims=(256, 128),
+    )
+)
