@@ -5,7 +5,6 @@ from pathlib import Path
 
 from pointsuite.datasets import DatasetError
 from pointsuite.engine import command
-from pointsuite.engine.runner import find_latest_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,25 +21,47 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--so3-checkpoint", help="with --protocols: a second network, trained under SO(3), for SO3/SO3"
     )
     parser.add_argument("--num-rotations", type=int, default=3, help="rotations of each shape (default: 3)")
+    parser.add_argument(
+        "--parts",
+        action="store_true",
+        help="draw a part segmenter's parts of some shapes, beside the true ones",
+    )
     args = parser.parse_args(argv)
     cfg = command.load_config(args)
     for key in ("test_cfg", "test_dataloader", "test_evaluator"):
         if cfg.get(key) is None:
             raise command.UsageError(f"{args.config}: has no {key!r}, wanted a config with a test")
-    cfg.load_from = find_checkpoint(args.checkpoint)
+    cfg.load_from = command.find_checkpoint(args.checkpoint)
     cfg.resume = False
     if args.protocols:
         test_protocols(cfg, args)
     else:
-        command.build_runner(cfg).test()
+        runner = command.build_runner(cfg)
+        runner.test()
+        if args.parts:
+            draw_test_parts(runner)
 
 
-def find_checkpoint(path: str) -> str:
-    if "://" in path or Path(path).is_file():
-        return path
-    if Path(path).is_dir() and (latest := find_latest_checkpoint(path)):
-        return str(latest)
-    raise command.UsageError(f"{path}: no such checkpoint")
+def draw_test_parts(runner, count: int = 18) -> None:
+    import numpy as np
+    from mmengine.dataset import pseudo_collate
+
+    from pointsuite.visualization import draw_parts
+
+    dataset = runner.test_dataloader.dataset
+    chosen = np.random.default_rng(0).permutation(len(dataset))[:count]
+    batch = pseudo_collate([dataset[int(i)] for i in chosen])
+    samples = [sample.cpu() for sample in runner.model.test_step(batch)]
+    out = draw_parts(
+        [points.numpy() for points in batch["inputs"]],
+        [sample.gt_part.numpy() for sample in samples],
+        [sample.pred_part.numpy() for sample in samples],
+        [dataset.metainfo["classes"][int(sample.gt_label)] for sample in samples],
+        Path(runner.work_dir) / "parts.png",
+        part_classes=dataset.metainfo["part_classes"],
+        heading=f"{len(samples)} shapes of {len(dataset)}, chosen at random: true parts, predicted parts",
+    )
+    print(f"pictures of parts: {out}")
 
 
 def test_protocols(cfg, args) -> None:
@@ -57,7 +78,7 @@ def test_protocols(cfg, args) -> None:
     networks = {"z": runner.model, "SO3": runner.model}
     if args.so3_checkpoint:
         other = command.build_runner(cfg)
-        other.load_checkpoint(find_checkpoint(args.so3_checkpoint))
+        other.load_checkpoint(command.find_checkpoint(args.so3_checkpoint))
         networks["SO3"] = other.model
     results = evaluate_protocols(
         networks, dataset, num_rotations=args.num_rotations, seed=args.seed or 0, device=torch.device(device)

@@ -16,14 +16,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="CHECKPOINT",
         help="continue from a checkpoint (without a path, from the last one in the work dir)",
     )
-    parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    parser.add_argument("--amp", action="store_true", help="mixed precision in bfloat16, on GPU or CPU")
     args = parser.parse_args(argv)
     cfg = command.load_config(args)
     for key in ("train_cfg", "train_dataloader", "optim_wrapper"):
         if cfg.get(key) is None:
             raise command.UsageError(f"{args.config}: has no {key!r}, wanted the config of a training run")
     if args.amp:
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.type = "pointsuite.AmpOptimWrapper"
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == "auto" else args.resume

@@ -13,13 +13,21 @@ from typing import NoReturn
 import mmengine.runner
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.dist import is_distributed
 
 from .checkpoint import CheckpointError
 from .hooks import NonFiniteLossError
-from .runner import Runner
+from .runner import Runner, find_latest_checkpoint
 
 # keys that MMEngine's Runner takes from the config itself
-READ_FROM_CONFIG = ("activation_checkpointing", "compile", "efficient_conv_bn_eval", "model_wrapper_cfg")
+READ_FROM_CONFIG = (
+    "activation_checkpointing",
+    "compile",
+    "efficient_conv_bn_eval",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "sync_bn",
+)
 
 
 class UsageError(ValueError):
@@ -126,20 +134,43 @@ def build_runner(cfg: Config) -> Runner:
     """The runner of ``cfg``.
 
     Raises:
-        UsageError: the config asks for a device that is not there.
+        UsageError: the config asks for a device or for processes that are not there.
     """
     if not torch.cuda.is_available():
-        if cfg.launcher != "none":
-            raise UsageError(f"--launcher {cfg.launcher} needs an NVIDIA GPU, found none")
-        if cfg.get("optim_wrapper", {}).get("type") == "AmpOptimWrapper":
-            raise UsageError("mixed precision (--amp, AmpOptimWrapper) needs an NVIDIA GPU, found none")
+        if cfg.launcher in ("slurm", "mpi"):
+            raise UsageError(f"--launcher {cfg.launcher} needs an NVIDIA GPU, found none; pytorch needs none")
+        optim = cfg.get("optim_wrapper", {})
+        dtype = optim.get("dtype", "bfloat16")
+        if str(optim.get("type")).endswith("AmpOptimWrapper") and dtype != "bfloat16":
+            raise UsageError(
+                f"mixed precision in {dtype} needs an NVIDIA GPU, found none; bfloat16 needs none"
+            )
+    if cfg.launcher == "pytorch" and "RANK" not in os.environ:
+        raise UsageError(
+            "--launcher pytorch is for processes that torchrun starts: bash tools/dist_train.sh CONFIG NPROC"
+        )
     return Runner.from_cfg(cfg)
+
+
+def find_checkpoint(path: str) -> str:
+    """The checkpoint that a user names: a file, a URL, or a work dir for its last one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if "://" in path or Path(path).is_file():
+        return path
+    if Path(path).is_dir() and (latest := find_latest_checkpoint(path)):
+        return str(latest)
+    raise UsageError(f"{path}: no such checkpoint")
 
 
 def run(main: Callable[[], None], *errors: type[Exception]) -> NoReturn:
     """Exit with ``main``; errors that the user can mend (these ``errors``, too) are one line on stderr."""
     try:
         main()
+        if is_distributed():
+            torch.distributed.destroy_process_group()
     except (UsageError, CheckpointError, NonFiniteLossError, OSError, *errors) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
     except KeyboardInterrupt as error:

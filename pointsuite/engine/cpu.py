@@ -1,4 +1,4 @@
-"""Two settings of the process that decide how fast PyTorch is on a CPU. POINTSUITE_CPU=system leaves both alone.
+"""Two settings of the process that decide how fast PyTorch is on a CPU; POINTSUITE_CPU=system keeps both off.
 
 Memory: glibc gives blocks above 32 MiB straight back to the kernel, so every large temporary of a training
 step is mapped and zeroed page by page again: adding a number to a 33 MB tensor then takes up to forty times

@@ -19,8 +19,8 @@ import torch
 from mmengine.dist import all_reduce, is_distributed, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .checkpoint import atomic_write
 from .randomness import get_random_state, set_random_state
@@ -153,9 +153,8 @@ class StopRequest:
 class InterruptHook(Hook):
     """Makes a stopped run resumable to the same weights as one that was never stopped.
 
-    After Ctrl-C or SIGTERM, the run saves ``interrupted.pth`` at the end of the current iteration (where
-    gradients accumulate: the next that steps) and ends. Validation leaves the random state as it finds it,
-    because a resumed run does not repeat it.
+    After Ctrl-C or SIGTERM, the run saves ``interrupted.pth`` at the end of the current iteration and ends.
+    Validation leaves the random state as it finds it, because a resumed run does not repeat it.
     """
 
     priority = "LOWEST"
@@ -174,14 +173,13 @@ class InterruptHook(Hook):
         # processes may validate different numbers of batches: they agree at the next training iteration
         if not is_distributed() and runner.stop_request.signum is not None:
             set_random_state(self.random_state)  # that of the last iteration
+            for hook in runner.hooks:
+                if isinstance(hook, mmengine.hooks.EMAHook):
+                    hook.after_val_epoch(runner)  # validation is on averaged weights: the network's own back
             self._stop(runner, runner.iter)
 
     @staticmethod
     def _stop(runner, iteration: int) -> None:
-        optim = runner.optim_wrapper
-        wrappers = optim.values() if isinstance(optim, OptimWrapperDict) else [optim]
-        if not all(wrapper.should_update() for wrapper in wrappers):
-            return  # a checkpoint has no gradients
         path = Path(runner.work_dir) / INTERRUPTED
         runner.save_checkpoint(runner.work_dir, path.name, meta={"iter": iteration}, by_epoch=False)
         if is_main_process():
@@ -344,3 +342,41 @@ class ProgressBarHook(Hook):
 def _erase_line() -> None:
     sys.stdout.write("\r\033[K")
     sys.stdout.flush()
+
+
+# ---------------------------------------------------------------------------------------------- schedules
+
+
+@HOOKS.register_module()
+class SetLearningRateHook(Hook):
+    """Sets the learning rate when an epoch begins; schedulers that multiply it go on from there.
+
+    Published schedules do so: "at epoch 300 back to 1e-3".
+
+    Args:
+        rates: the learning rate by the index of the epoch, from 0.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, rates: Mapping[int, float]):
+        self.rates = {int(epoch): rate for epoch, rate in rates.items()}
+
+    def before_train_epoch(self, runner) -> None:
+        if (rate := self.rates.get(runner.epoch)) is not None:
+            for group in runner.optim_wrapper.param_groups:
+                group["lr"] = rate
+
+
+@HOOKS.register_module()
+class BatchNormMomentumHook(Hook):
+    """Gives all batch norms the momentum max(start * gamma ** (epoch // step), least) in each epoch."""
+
+    def __init__(self, start: float = 0.1, gamma: float = 0.5, step: int = 20, least: float = 0.01):
+        self.start, self.gamma, self.step, self.least = start, gamma, step, least
+
+    def before_train_epoch(self, runner) -> None:
+        momentum = max(self.start * self.gamma ** (runner.epoch // self.step), self.least)
+        for module in runner.model.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = momentum

@@ -23,6 +23,7 @@ _registries = make_registries(
     "pointsuite",
     RUNNERS="pointsuite.engine.runner",
     HOOKS="pointsuite.engine.hooks",
+    OPTIM_WRAPPERS="pointsuite.engine.optim",
     MODELS="pointsuite.models",
     DATASETS="pointsuite.datasets",
     TRANSFORMS="pointsuite.transforms",
@@ -30,6 +31,7 @@ _registries = make_registries(
 )
 RUNNERS = _registries["RUNNERS"]
 HOOKS = _registries["HOOKS"]
+OPTIM_WRAPPERS = _registries["OPTIM_WRAPPERS"]
 MODELS = _registries["MODELS"]
 DATASETS = _registries["DATASETS"]
 TRANSFORMS = _registries["TRANSFORMS"]

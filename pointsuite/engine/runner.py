@@ -1,9 +1,11 @@
 """MMEngine's Runner with checkpoints that are safe to read, to write and to continue from."""
 
 import os
+import shutil
 import sys
 import time
 from collections import deque
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import mmengine
 import mmengine.hooks
 import mmengine.runner
 import torch
-from mmengine.dist import all_gather_object, is_main_process
+from mmengine.device import get_device
+from mmengine.dist import all_gather_object, all_reduce, is_distributed, is_main_process
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -30,6 +33,7 @@ from .checkpoint import (
 from .hooks import StopRequest
 from .randomness import get_random_state, seed_everything, set_random_state
 from .registry import RUNNERS
+from .sync_batch_norm import synchronize_batch_norms
 
 DEFAULT_HOOKS = {
     "checkpoint": {"type": "pointsuite.CheckpointHook", "interval": 1},
@@ -39,12 +43,13 @@ DEFAULT_HOOKS = {
     "interrupt": {"type": "pointsuite.InterruptHook"},
 }
 
-# long listings, which hide what matters on a terminal
+# long listings, which hide what matters on a terminal, and a warning that is wrong here
 LOGGED_TO_FILE_ONLY = (
     "\n" + "-" * 60,
     "Config:\n",
     "Hooks will be executed",
     "Distributed training is not used",
+    "Resumed iteration number is not divisible by",
 )
 
 # whatever MMEngine loads by itself (as `init_cfg=dict(type="Pretrained", ...)`) is read as safely
@@ -97,10 +102,22 @@ class Runner(mmengine.runner.Runner):
 
     On the same hardware, with as many threads and processes, that is exact if a sample depends on (seed,
     epoch, index) alone; in the middle of an epoch, too, where the loop passes over the batches it has had.
+    Where several processes accumulate gradients, a checkpoint between two steps holds the gradients' mean
+    over the processes, and the run continues to the same weights up to rounding.
 
     Checkpoints hold tensors and plain data only, also of the message hub, and the random states of every
     process. They are written atomically. Weights load strictly. Every run gets ``DEFAULT_HOOKS`` (None in the
     config's ``default_hooks`` leaves one out).
+
+    Of the options that MMEngine reads from the config itself, these differ:
+
+    - ``sync_bn="torch"``: batch norms see the rows of all processes, on any device and backend (see
+      :mod:`~pointsuite.engine.sync_batch_norm`). Off by default.
+    - ``compile=True`` or ``compile=dict(backend=..., mode=...)``: ``torch.compile`` of the method
+      ``forward_geometry`` of every module that has one; geometry before it stays as it is. A model without
+      such modules is compiled whole, as in MMEngine. The default backend, inductor, calls a C++ compiler on
+      the CPU; ``dict(backend="aot_eager")`` needs none.
+    - ``env_cfg.dist_cfg``: without a GPU the backend is gloo, whatever is written there.
     """
 
     def __init__(self, *args, **kwargs):
@@ -123,6 +140,47 @@ class Runner(mmengine.runner.Runner):
         self._deterministic = deterministic
         self._seed = seed_everything(seed, deterministic, diff_rank_seed)
 
+    def setup_env(self, env_cfg: dict) -> None:
+        if self.distributed and not is_distributed() and get_device() == "cpu":
+            timeout = env_cfg.get("dist_cfg", {}).get("timeout")
+            torch.distributed.init_process_group("gloo", timeout=timeout and timedelta(seconds=timeout))
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        if not self.distributed or is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        sync_bn = self.cfg.pop("sync_bn", None)
+        if sync_bn == "torch":
+            synchronize_batch_norms(model)
+        elif sync_bn is not None:
+            raise ValueError(f"sync_bn must be 'torch' or None, found {sync_bn!r}")
+        if get_device() == "cpu":  # where DistributedDataParallel takes no device
+            options = {"find_unused_parameters": self.cfg.get("find_unused_parameters", False)}
+            options.update(device_ids=None, broadcast_buffers=False)
+            model_wrapper_cfg = {**options, **(model_wrapper_cfg or {})}
+        model = super().wrap_model(model_wrapper_cfg, model)  # finds no sync_bn: it is done
+        if sync_bn is not None:
+            self.cfg.sync_bn = sync_bn
+        return model
+
+    def _maybe_compile(self, target: str) -> None:
+        options = self.cfg.get("compile")
+        if not options:
+            return
+        options = {} if options is True else dict(options)
+        if options.get("backend", "inductor") == "inductor" and get_device() == "cpu":
+            compiler = os.environ.get("CXX", "g++")
+            if shutil.which(compiler) is None:
+                raise FileNotFoundError(
+                    f"compile: PyTorch's inductor needs a C++ compiler on the CPU, found no {compiler!r}; "
+                    "compile=dict(backend='aot_eager') needs none"
+                )
+        networks = [m for m in self._bare_model.modules() if hasattr(m, "forward_geometry")]
+        for network in networks:
+            network.forward_geometry = torch.compile(network.forward_geometry, **options)
+        if not networks:
+            super()._maybe_compile(target)
+
     def build_logger(self, *args, **kwargs) -> MMLogger:
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
@@ -138,6 +196,13 @@ class Runner(mmengine.runner.Runner):
         loader = mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         loader.generator = loader.generator or torch.Generator()  # else every epoch draws from the run's own
         return loader
+
+    def build_evaluator(self, evaluator):
+        evaluator = super().build_evaluator(evaluator)
+        for i, metric in enumerate(evaluator.metrics):
+            if metric.collect_device == "cpu" and metric.collect_dir is None:  # else in the current folder
+                metric.collect_dir = str(Path(self.work_dir) / f".results_{i}")
+        return evaluator
 
     def build_train_loop(self, loop):
         match loop:
@@ -174,6 +239,7 @@ class Runner(mmengine.runner.Runner):
     ) -> None:
         """See MMEngine; called in every process, writes in the main one, to the local file system only."""
         random_states = all_gather_object(to_plain(get_random_state()))
+        gradients = self._accumulated_gradients()
         if not is_main_process():
             return
         loop = self.train_loop
@@ -184,6 +250,7 @@ class Runner(mmengine.runner.Runner):
         meta["epoch_length"] = len(loop.dataloader) if meta["batch"] else None
         meta.update(
             cfg=self.cfg.pretty_text,
+            **_describe_use(self.cfg.to_dict()),
             seed=self.seed,
             experiment_name=self.experiment_name,
             time=time.strftime("%Y%m%d_%H%M%S"),
@@ -198,12 +265,24 @@ class Runner(mmengine.runner.Runner):
         }
         if save_optimizer:
             checkpoint["optimizer"] = self.optim_wrapper.state_dict()
+            checkpoint["gradients"] = gradients
         if save_param_scheduler and self.param_schedulers is not None:
             checkpoint["param_schedulers"] = _map_schedulers(
                 lambda scheduler: scheduler.state_dict(), self.param_schedulers
             )
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         save_checkpoint(checkpoint, Path(out_dir) / filename)
+
+    def _accumulated_gradients(self) -> dict[str, torch.Tensor]:
+        """Gradients that wait for the optimiser's next step, by parameter: their mean over the processes."""
+        gradients = {
+            name: parameter.grad.clone()
+            for name, parameter in self._bare_model.named_parameters()
+            if parameter.grad is not None
+        }
+        for gradient in gradients.values():
+            all_reduce(gradient, "mean")
+        return gradients
 
     def _message_hub_state(self) -> dict[str, Any]:
         state = self.message_hub.state_dict()
@@ -290,6 +369,9 @@ class Runner(mmengine.runner.Runner):
         if resume_optimizer:
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
             self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+            for name, gradient in checkpoint.get("gradients", {}).items():
+                parameter = self._bare_model.get_parameter(name)
+                parameter.grad = gradient.to(parameter.device)
         if "param_schedulers" in wanted:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
             _map_schedulers(
@@ -317,6 +399,23 @@ class Runner(mmengine.runner.Runner):
                     f"which has {len(loop.dataloader)} now: the batch size, data or processes differ"
                 )
             loop.batch, loop.random_state = meta["batch"], state
+
+
+def _describe_use(cfg: dict[str, Any]) -> dict[str, Any]:
+    """``model`` and ``pipeline`` (of the test data) as plain data: how to use the weights, without running a
+    config's text. None where the config has none, or where it holds what a checkpoint cannot.
+    """
+    described = {"model": cfg.get("model"), "pipeline": None}
+    for name in ("val", "test"):
+        match cfg.get(f"{name}_dataloader"):
+            case {"dataset": {"pipeline": pipeline}}:
+                described["pipeline"] = pipeline
+    for key, value in described.items():
+        try:
+            described[key] = to_plain(value)
+        except CheckpointError:  # objects that a caller put into the config
+            described[key] = None
+    return described
 
 
 def _map_schedulers(function, *schedulers):

@@ -20,7 +20,14 @@ BY_ITERATION = {
     "train_dataloader.sampler": {"type": "InfiniteSampler", "shuffle": True},
     "log_processor.by_epoch": False,
 }
-KINDS = {"epoch": {}, "iter": BY_ITERATION, "noise": {"train_dataloader.dataset.noise": 0.1}}
+KINDS = {
+    "epoch": {},
+    "iter": BY_ITERATION,
+    "noise": {"train_dataloader.dataset.noise": 0.1},
+    "ema": {"custom_hooks": [{"type": "EMAHook", "momentum": 0.1}]},
+    "accumulate": {"optim_wrapper.accumulative_counts": 3},  # an epoch ends between two steps
+    "amp": {"optim_wrapper.type": "AmpOptimWrapper"},
+}
 
 
 class Stop(Hook):
@@ -50,9 +57,10 @@ def same(a, b):
 
 
 def assert_same_run(first, second):
-    """The checkpoints hold the same weights, optimiser, schedulers, random states and history of the loss."""
+    """The checkpoints hold the same weights (averaged ones, too), optimiser, gradients, schedulers, random
+    states and history of the loss."""
     first, second = load_checkpoint(first), load_checkpoint(second)
-    for key in ("state_dict", "optimizer", "param_schedulers", "random_states"):
+    for key in first.keys() - {"meta", "message_hub"}:
         assert same(first[key], second[key]), key
     for key in ("train/loss", "train/lr"):
         assert same(*(checkpoint["message_hub"]["log_scalars"][key] for checkpoint in (first, second))), key
@@ -79,7 +87,14 @@ def test_checkpoints_hold_what_resuming_needs(unbroken):
 
 
 @pytest.mark.parametrize(
-    "kind, first, last", [("epoch", "epoch_1", "epoch_3"), ("iter", "iter_5", "iter_15")]
+    "kind, first, last",
+    [
+        ("epoch", "epoch_1", "epoch_3"),
+        ("iter", "iter_5", "iter_15"),
+        ("ema", "epoch_1", "epoch_3"),
+        ("accumulate", "epoch_1", "epoch_3"),
+        ("amp", "epoch_2", "epoch_3"),
+    ],
 )
 def test_resumed_run_equals_unbroken_run(tmp_path, unbroken, kind, first, last):
     options = {"resume": True, "load_from": str(unbroken[kind] / f"{first}.pth")}
@@ -96,6 +111,9 @@ def test_resumed_run_equals_unbroken_run(tmp_path, unbroken, kind, first, last):
         ("epoch", "val", 5, {}),
         ("noise", "train", 8, {}),
         ("iter", "train", 8, {}),
+        ("ema", "train", 8, {}),
+        ("ema", "val", 5, {}),
+        ("accumulate", "train", 4, {}),
     ],
 )
 def test_interrupted_run_resumes_to_the_unbroken_one(tmp_path, unbroken, kind, stage, iteration, more):
@@ -115,15 +133,26 @@ def test_interrupted_run_resumes_to_the_unbroken_one(tmp_path, unbroken, kind, s
     assert not (moved / "interrupted.pth").exists()
 
 
-def test_stop_waits_for_the_step_of_accumulated_gradients(tmp_path):
-    options = {"optim_wrapper.accumulative_counts": 3}
-    Runner.from_cfg(make_config(tmp_path / "whole", **options)).train()
-    runner = Runner.from_cfg(make_config(tmp_path / "parts", **options))
-    runner.register_hook(Stop(4, "train"))
-    with pytest.raises(TrainingInterrupted, match="after iteration 6 of 15"):
-        runner.train()
-    Runner.from_cfg(make_config(tmp_path / "parts", resume=True, **options)).train()
-    assert_same_run(tmp_path / "whole" / "epoch_3.pth", tmp_path / "parts" / "epoch_3.pth")
+def test_checkpoint_holds_averaged_weights_and_waiting_gradients(unbroken):
+    ema, plain = (load_checkpoint(unbroken[kind] / "epoch_3.pth") for kind in ("ema", "epoch"))
+    averaged, own = (ema[key] for key in ("state_dict", "ema_state_dict"))
+    assert averaged.keys() == {key.removeprefix("module.") for key in own} - {"steps"}
+    assert own["module.network.0.weight"].equal(plain["state_dict"]["network.0.weight"])
+    assert not averaged["network.0.weight"].equal(own["module.network.0.weight"])
+    assert not plain["gradients"]
+    first = load_checkpoint(unbroken["accumulate"] / "epoch_1.pth")
+    assert first["gradients"]["network.0.weight"].abs().max() > 0
+
+
+def test_accumulated_gradients_equal_the_large_batch(tmp_path):
+    """Dropout and batch norm see single batches, so the network has neither."""
+    states = []
+    for batch_size, counts in ((6, 1), (3, 2)):
+        options = {"train_dataloader.batch_size": batch_size, "optim_wrapper.accumulative_counts": counts}
+        options |= {"param_scheduler": None, "model": {"type": "ToyModel", "plain": True}}
+        Runner.from_cfg(make_config(tmp_path / str(counts), **options)).train()
+        states.append(load_checkpoint(tmp_path / str(counts) / "epoch_3.pth")["state_dict"])
+    torch.testing.assert_close(*states)
 
 
 def test_resume_says_what_is_wrong(tmp_path, unbroken, caplog):

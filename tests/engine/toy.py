@@ -92,13 +92,12 @@ class ToyDataset(Dataset):
 
 @MODELS.register_module()
 class ToyModel(BaseModel):
-    """Its loss is NaN when the forward pass ``nan_at`` (from 1) computes it."""
+    """Its loss is NaN when the forward pass ``nan_at`` (from 1) computes it; plain: each row for itself."""
 
-    def __init__(self, nan_at=None):
+    def __init__(self, nan_at=None, plain=False):
         super().__init__()
-        self.network = nn.Sequential(
-            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2)
-        )
+        between = [nn.Tanh()] if plain else [nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5)]
+        self.network = nn.Sequential(nn.Linear(4, 8), *between, nn.Linear(8, 2))
         self.nan_at, self.passes = nan_at, 0
 
     def forward(self, inputs, data_samples, mode="tensor"):

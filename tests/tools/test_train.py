@@ -119,9 +119,22 @@ def test_train_errors_are_one_line(config, capsys, argv, message):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-@pytest.mark.parametrize("option", [["--amp"], ["--launcher", "pytorch"]])
-def test_options_that_need_a_gpu(config, capsys, option):
-    assert "needs an NVIDIA GPU, found none" in last_line(train.main, [config, *option], capsys)
+@pytest.mark.parametrize(
+    "options", [["--launcher", "slurm"], ["--amp", "--cfg-options", "optim_wrapper.dtype=float16"]]
+)
+def test_options_that_need_a_gpu(config, capsys, options):
+    assert "needs an NVIDIA GPU, found none" in last_line(train.main, [config, *options], capsys)
+
+
+def test_amp(config, capfd):
+    train.main([config, "--amp", "--cfg-options", "train_cfg.max_epochs=1", "visualizer=None"])
+    assert load_checkpoint("work_dirs/toy/epoch_1.pth")["optimizer"]["loss_scaler"] == {}
+
+
+def test_launcher_without_its_processes(config, capsys, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    message = last_line(train.main, [config, "--launcher", "pytorch"], capsys)
+    assert message.endswith("processes that torchrun starts: bash tools/dist_train.sh CONFIG NPROC")
 
 
 def test_test_errors_are_one_line(config, capsys):

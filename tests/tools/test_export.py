@@ -1,0 +1,113 @@
+"""The network part, written, read and compared."""
+
+import json
+
+import pytest
+import torch
+
+from pointsuite.datasets import PointCloudDataset
+from pointsuite.engine.command import UsageError
+from pointsuite.engine.registry import MODELS
+
+from .load import load_tool
+from .tiny import CONFIG, OPTIONS, random_checkpoint
+
+export = load_tool("export")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return random_checkpoint(tmp_path_factory.mktemp("export") / "tiny.pth")
+
+
+def test_exported_program(checkpoint, tmp_path, capsys):
+    out = tmp_path / "tiny.pt2"
+    export.main([CONFIG, str(checkpoint), "--out", str(out), *OPTIONS])
+    said = capsys.readouterr().out
+    assert "features_0 (64, 8, 14), idx_0 (64, 8)" in said and "idx_2 (1, 32)" in said
+    assert float(said.split("differs by at most ")[1].split()[0]) < 1e-5
+
+    files = {"classes.json": ""}
+    program = torch.export.load(out, extra_files=files)
+    assert json.loads(files["classes.json"]) == ["dip", "so"]
+    inputs = {
+        spec.arg.name.removeprefix("inputs_"): torch.zeros(0) for spec in program.graph_signature.input_specs
+    }
+    assert {f"{name}_{i}" for name in ("features", "idx") for i in range(3)} <= set(inputs)
+
+
+def test_onnx(checkpoint, tmp_path, capsys):
+    pytest.importorskip("onnxscript")
+    onnx = pytest.importorskip("onnx")
+    out = tmp_path / "tiny.onnx"
+    export.main([CONFIG, str(checkpoint), "--out", str(out), *OPTIONS])
+    said = capsys.readouterr().out
+    model = onnx.load(out)
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in model.graph.input
+    }
+    assert shapes["features_1"] == ["B", 32, 8, 14] and shapes["idx_0"] == ["B", 64, 8] and len(shapes) == 6
+    assert {p.key: json.loads(p.value) for p in model.metadata_props}["classes"] == ["dip", "so"]
+    # Trained attention is so sharp that sums of it are 0: nothing may divide by a sum alone.
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    divisors = {made_by[node.input[1]] for node in model.graph.node if node.op_type == "Div"}
+    assert divisors and "ReduceSum" not in divisors
+    for name in ("exported program", "onnxruntime"):
+        if name == "onnxruntime":
+            pytest.importorskip(name)
+        assert float(said.split(f"{name}: differs by at most ")[1].split()[0]) < 1e-5
+
+
+@pytest.mark.parametrize("error", [2e-4, float("nan")])
+def test_a_difference_is_an_error(checkpoint, tmp_path, monkeypatch, error):
+    """In one of three batches, the second."""
+    out = tmp_path / "tiny.pt2"
+    monkeypatch.setattr(export, "trace", lambda part, inputs: part)
+    monkeypatch.setattr(export, "write", lambda part, inputs, classes, path: path.write_bytes(b"program"))
+
+    def load(part, path):
+        return {"broken": lambda inputs: part(inputs) + (error if len(inputs["idx_0"]) == 1 else 0)}
+
+    monkeypatch.setattr(export, "load", load)
+    with pytest.raises(UsageError, match="broken differs from the network by .*wanted at most 0.0001"):
+        export.main([CONFIG, str(checkpoint), "--out", str(out), *OPTIONS])
+    assert not out.exists()
+
+
+def test_bad_requests(checkpoint, tmp_path):
+    with pytest.raises(UsageError, match=r"found the suffix '\.pth', wanted \.onnx or \.pt2"):
+        export.main([CONFIG, str(checkpoint), "--out", str(tmp_path / "a.pth"), *OPTIONS])
+    with pytest.raises(UsageError, match="no such checkpoint"):
+        export.main([CONFIG, str(tmp_path / "no.pth"), "--out", str(tmp_path / "a.pt2"), *OPTIONS])
+    network = [option for option in OPTIONS if not option.startswith("model.")]
+    with pytest.raises(UsageError, match="PointNetClassifier has no forward_geometry"):
+        other = ["model.network._delete_=True", "model.network.type=PointNetClassifier"]
+        export.main([CONFIG, str(checkpoint), "--out", str(tmp_path / "a.pt2"), *network, *other])
+
+
+def test_categories_of_a_part_segmenter(tmp_path):
+    """A second network with geometry apart, whose logits belong to points and need the category."""
+    network = MODELS.build(
+        {
+            "type": "RISurConvPartSegmenter",
+            "num_parts": 4,
+            "num_categories": 2,
+            "centres": (64, 32),
+            "neighbours": (8, 8),
+            "channels": (8, 16),
+            "up_neighbours": (8, 8),
+            "up_channels": (16, 8),
+            "mlp_channels": ((8,), ()),
+            "embed_channels": 8,
+        }
+    ).eval()
+    file = str(export.Path(CONFIG).parents[2] / "data/kicad/kicad.h5")
+    pipeline = [{"type": "SamplePoints", "num": 100, "method": "first"}, {"type": "PackPoints"}]
+    dataset = PointCloudDataset(file, "test", pipeline, classes=["dip", "so"], test_mode=True)
+    part = export.NetworkPart(network).requires_grad_(False)
+    first, *others = export.read_batches(part, dataset)
+    assert first["category"].dtype == torch.int64
+    program = export.trace(part, first).module()
+    for inputs in (first, *others):
+        torch.testing.assert_close(program(inputs), part(inputs), atol=1e-5, rtol=1e-5)
