@@ -27,8 +27,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/python benchmarks/risurconv_cpu.py
-	@$(BIN)/python benchmarks/gpu_ops.py || true
+	$(BIN)/python tools/benchmark.py
 
 lint: setup
 	$(BIN)/ruff check .

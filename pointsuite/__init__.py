@@ -10,4 +10,12 @@ from .engine.zoo import create_model, list_models  # noqa: E402
 
 __version__ = version("pointsuite")
 
-__all__ = ["__version__", "create_model", "list_models"]
+__all__ = ["Classifier", "__version__", "create_model", "list_models"]
+
+
+def __getattr__(name: str):
+    if name == "Classifier":  # imported on first use: it needs every network and reader
+        from .inference import Classifier
+
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,11 @@
+# RISurConv on the airplanes of FG3D, as published: a Poisson disk of 1024 points, ModelNet40's augmentation.
+_base_ = "risurconv_modelnet40.py"
+
+data_file = "data/fg3d_airplane.h5"
+
+model = dict(network=dict(num_classes=13))
+train_dataloader = dict(dataset=dict(data_file=data_file))
+test_dataloader = dict(dataset=dict(data_file=data_file))
+val_dataloader = test_dataloader
+train_cfg = dict(max_epochs=300)
+optim_wrapper = dict(optimizer=dict(weight_decay=1e-2))
