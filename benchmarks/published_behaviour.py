@@ -24,6 +24,7 @@ NETWORKS = {
     "neighbour_order='index'": {"neighbour_order": "index"},
     "reference_sign='rounded'": {"reference_sign": "rounded"},
     "global_origin='origin'": {"global_origin": "origin"},
+    "global_attention='published'": {"global_attention": "published"},
     "reference_quirks=True": {"reference_quirks": True},
 }
 
@@ -36,7 +37,7 @@ def build(flags: dict, published: str | None, clouds: torch.Tensor) -> torch.nn.
         network.load_state_dict(network.convert_official(state))
     else:
         with torch.no_grad():
-            for _ in range(20):
+            for _ in range(5):  # move the running statistics towards those of the batch
                 network(clouds)
     return network.double().eval()
 

@@ -1,12 +1,12 @@
 # A small RISurConv that finds the parts of the bundled shapes. It is told the class, as networks are told the
 # category of ShapeNetPart. The parts come from the materials of the models: where two differ in colour alone,
 # as the plastic of connectors does, no shape tells them apart.
-_base_ = "../_base_/default_runtime.py"
+_base_ = "risurconv-s_kicad.py"
 
-data_file = "{{fileDirname}}/../../data/kicad/kicad.h5"
-max_epochs = 30
+max_epochs = 10
 
 model = dict(
+    _delete_=True,
     type="PointCloudPartSegmenter",
     network=dict(
         type="RISurConvPartSegmenter",
@@ -25,38 +25,20 @@ model = dict(
 
 train_dataloader = dict(
     batch_size=16,
-    num_workers=0,
-    drop_last=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
-        type="PointCloudDataset",
-        data_file=data_file,
-        split="train",
-        seed=0,
         pipeline=[
             # All points, as in testing: from 1024 on, the network compares neighbours two slots apart.
             dict(type="ShufflePoints"),
             dict(type="NormalizeUnitSphere"),
             dict(type="RandomScale", low=0.8, high=1.2),
             dict(type="PackPoints"),
-        ],
+        ]
     ),
 )
-test_dataloader = dict(
-    batch_size=32,
-    num_workers=0,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="PointCloudDataset",
-        data_file=data_file,
-        split="test",
-        test_mode=True,
-        pipeline=[dict(type="NormalizeUnitSphere"), dict(type="PackPoints")],
-    ),
-)
-val_dataloader = test_dataloader
+
 # The parts that a class has in the training split (0 metal, 1 body, 2 marking or ceramic, 3 glass or LED).
 test_evaluator = dict(
+    _delete_=True,
     type="PartIoU",
     category_parts=dict(
         pin_header=(0, 1),
@@ -73,15 +55,8 @@ test_evaluator = dict(
 )
 val_evaluator = test_evaluator
 
-# The last epoch is what counts; nothing is chosen on the test split.
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=10)
-val_cfg = dict()
-test_cfg = dict()
-optim_wrapper = dict(
-    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.01),
-    clip_grad=dict(max_norm=1.0),
-)
+train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 param_scheduler = [
-    dict(type="LinearLR", start_factor=0.04, begin=0, end=2, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", begin=2, end=max_epochs, T_max=max_epochs - 2, convert_to_iter_based=True),
+    dict(type="LinearLR", start_factor=0.04, begin=0, end=1, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", begin=1, end=max_epochs, T_max=max_epochs - 1, convert_to_iter_based=True),
 ]

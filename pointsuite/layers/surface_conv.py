@@ -73,12 +73,21 @@ class SurfaceConv(nn.Module):
         out_channels: channels of the centres.
         embed_channels: width of the embedded surface features.
         single: the layer has one centre a cloud (group-all).
+        keep_queries: with `single`, compute the neighbour attention in full, though all but its rounding is
+            ones.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, embed_channels: int = 64, single: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embed_channels: int = 64,
+        single: bool = False,
+        keep_queries: bool = False,
+    ):
         super().__init__()
         self.embedding = SurfaceEmbedding(embed_channels)
-        self.neighbour_attention = NeighbourAttention(embed_channels, single)
+        self.neighbour_attention = NeighbourAttention(embed_channels, single and not keep_queries)
         self.conv = nn.Linear(embed_channels + in_channels, out_channels, bias=False)
         self.norm = nn.BatchNorm1d(out_channels)
         self.point_attention = PointAttention(out_channels, single)

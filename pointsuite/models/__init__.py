@@ -1,6 +1,7 @@
 """Networks for point clouds."""
 
-from .classifier import PointCloudClassifier, StackClouds
+from .base import PointCloudModel, StackClouds
+from .classifier import PointCloudClassifier
 from .dgcnn import DGCNNClassifier
 from .part_segmenter import PointCloudPartSegmenter
 from .pointnet import PointNetClassifier
@@ -12,6 +13,7 @@ from .risurconv_partseg import RISurConvPartSegmenter
 __all__ = [
     "DGCNNClassifier",
     "PointCloudClassifier",
+    "PointCloudModel",
     "PointCloudPartSegmenter",
     "PointNet2Classifier",
     "PointNetClassifier",

@@ -1,44 +1,21 @@
 """Any network of clouds that segments parts, as an MMEngine model."""
 
 import torch
-from mmengine.model import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from pointsuite.datasets import PointDataSample
 from pointsuite.engine.registry import MODELS
 
-from .voting import Votes
+from .base import PointCloudModel
 
 
 @MODELS.register_module()
-class PointCloudPartSegmenter(BaseModel):
+class PointCloudPartSegmenter(PointCloudModel):
     """Trains and runs a network: (B, N, 6) points, (B,) categories -> (B, N, parts) logits.
 
     The category, a cloud's `gt_label`, is known to the network in training and in testing, as is usual for
-    part segmentation.
-
-    Args:
-        network: config or module.
-        loss: config of a module (logits (M, parts), parts (M,)) -> scalar; cross-entropy by default.
-        votes: arguments of :class:`~pointsuite.models.voting.Votes`, the test-time augmentation of mode
-            "predict", as dict(num=10, scale=(0.8, 1.25)); none by default.
-        data_preprocessor: config; :class:`StackClouds` by default.
-        init_cfg: see MMEngine.
+    part segmentation. The loss takes logits (B * N, parts) and parts (B * N,). See :class:`PointCloudModel`.
     """
-
-    def __init__(
-        self,
-        network: dict | nn.Module,
-        loss: dict | nn.Module | None = None,
-        votes: dict | None = None,
-        data_preprocessor: dict | nn.Module | None = None,
-        init_cfg: dict | None = None,
-    ):
-        super().__init__(data_preprocessor or {"type": "pointsuite.StackClouds"}, init_cfg)
-        self.network = MODELS.build(network) if isinstance(network, dict) else network
-        loss = loss or {"type": "CrossEntropyLoss"}
-        self.criterion = MODELS.build(loss) if isinstance(loss, dict) else loss
-        self.votes = Votes(**(votes or {}))
 
     def forward(
         self, inputs: Tensor, data_samples: list[PointDataSample] | None = None, mode: str = "tensor"

@@ -8,7 +8,7 @@ A forward pass has two halves. `geometry` turns coordinates into rotation-invari
 indices; it has no parameters and no gradient. `forward_geometry` is the network proper. Where the geometry
 of a cloud does not change, it can be computed once and kept.
 
-The published behaviour differs from ours in five points, each a flag (the published value second):
+The published behaviour differs from ours in six points, each a flag (the published value second):
 
 - batch_attention: "none" treats each cloud alone; "published" attends across the clouds of a batch.
 - neighbour_order: "sorted" by distance; "index" as the published CUDA code is believed to order them;
@@ -16,8 +16,10 @@ The published behaviour differs from ours in five points, each a flag (the publi
 - reference_sign: "fixed" or "rounded", see `pointsuite.ops.surface_features`.
 - global_sign: "third_moment" turns the global frame with the cloud; "lapack" leaves its sign to chance.
 - global_origin: "centroid" makes the global features independent of translation; "origin" does not.
+- global_attention: "ones" is what dividing the attention of a single centre by its own sum amounts to;
+  "published" keeps the queries and keys that decide only where the published 1e-9 in the divisor matters.
 
-`reference_quirks=True` sets all five, with neighbour_order="index".
+`reference_quirks=True` sets all six, with neighbour_order="index".
 """
 
 import re
@@ -38,6 +40,7 @@ QUIRKS = {
     "reference_sign": ("fixed", "rounded"),
     "global_sign": ("third_moment", "lapack"),
     "global_origin": ("centroid", "origin"),
+    "global_attention": ("ones", "published"),
 }
 
 
@@ -267,8 +270,8 @@ class RISurConvClassifier(nn.Module):
             matter with batch_attention="published" only.
         head_dims: hidden widths of the classifying head.
         encoder_dropout, dropout: of the encoder and of the head.
-        reference_quirks, batch_attention, neighbour_order, reference_sign, global_sign, global_origin:
-            see the module's docstring.
+        reference_quirks, batch_attention, neighbour_order, reference_sign, global_sign, global_origin,
+            global_attention: see the module's docstring.
 
     Raises:
         ValueError: points of the wrong shape, too few of them, NaN or infinity; unknown flags.
@@ -297,6 +300,7 @@ class RISurConvClassifier(nn.Module):
         reference_sign: str | None = None,
         global_sign: str | None = None,
         global_origin: str | None = None,
+        global_attention: str | None = None,
     ):
         super().__init__()
         if num_classes < 1 or width < 1:
@@ -308,11 +312,15 @@ class RISurConvClassifier(nn.Module):
             reference_sign=reference_sign,
             global_sign=global_sign,
             global_origin=global_origin,
+            global_attention=global_attention,
         )
         centres = tuple(width * c for c in (512, 256, 128, 64)) if centres is None else tuple(centres)
         order, sign = self.quirks["neighbour_order"], self.quirks["reference_sign"]
         self.backbone = SurfaceBackbone(centres, neighbours, channels[:-1], embed_channels, order, sign)
-        self.global_layer = SurfaceConv(channels[-2], channels[-1], embed_channels, single=True)
+        ones = self.quirks["global_attention"] == "ones"
+        self.global_layer = SurfaceConv(
+            channels[-2], channels[-1], embed_channels, single=True, keep_queries=not ones
+        )
         dims = channels[-1]
         across = self.quirks["batch_attention"] == "published"
         self.encoder = nn.Sequential(
@@ -366,8 +374,8 @@ class RISurConvClassifier(nn.Module):
     def convert_official(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn the published classifier's state dict into this network's.
 
-        Left out: the never-used `encoder_layer`; queries and keys of attentions over a single entry, whose
-        softmax is 1, the encoder's among them unless batch_attention="published". A bias before a batch
+        Left out: the never-used `encoder_layer`; queries and keys of attentions over a single entry, the
+        encoder's and the global layer's among them unless their flags say "published". A bias before a batch
         norm moves into its running mean. An unknown key raises an error that names it.
         """
         last = len(self.backbone.layers)
@@ -382,12 +390,12 @@ class RISurConvClassifier(nn.Module):
             (r"bn2\.(.*)", r"head.5.\1"),
             (r"fc3\.(.*)", r"head.8.\1"),
         ]
-        points = self.backbone.centres[-1]
+        ones = self.quirks["global_attention"] == "ones"
 
         def column_sum(prefix):
             if "point_attention" in prefix:
                 return 1
-            return points if prefix.startswith("global_layer.") else None
+            return self.backbone.centres[-1] if ones and prefix.startswith("global_layer.") else None
 
         state = convert_surface_layers(rename_keys(state_dict, rules), column_sum)
         for i in range(len(self.encoder)):
@@ -401,7 +409,8 @@ class RISurConvClassifier(nn.Module):
                 state[f"{new}out.{name}"] = state.pop(f"{old}out_proj.{name}")
         for i in range(0, len(self.head) - 1, 4):
             fold_bias(state, f"head.{i}", f"head.{i + 1}")
-        for key in [key for key in state if re.match(r"global_layer\..*attention\.(query|key)\.", key)]:
+        unused = rf"global_layer\.{'.*' if ones else 'point_'}attention\.(query|key)\."
+        for key in [key for key in state if re.match(unused, key)]:
             del state[key]
         return state
 

@@ -43,13 +43,18 @@ def test_point_attention_equals_loops():
 
 @pytest.mark.parametrize(("kind", "shape"), [(NeighbourAttention, (2, 1, 5, 8)), (PointAttention, (2, 1, 8))])
 def test_a_single_entry_needs_no_queries(kind, shape):
-    """With one entry to sum over, A is all ones whatever the queries and keys are."""
+    """With one entry to sum over, A is all ones, unless entries of the softmax come near the 1e-9 added."""
+    torch.manual_seed(0)
     full, single = randomised(kind(8)), randomised(kind(8, single=True))
     single.load_state_dict({k: v for k, v in full.state_dict().items() if k in single.state_dict()})
     if full.value.bias is not None:  # without queries the bias is a constant before the norm
         torch.nn.init.zeros_(full.value.bias)
     x = torch.randn(shape).double()
     torch.testing.assert_close(full(x), single(x), atol=1e-6, rtol=1e-6)
+    if len(shape) == 4:
+        torch.nn.init.constant_(full.query.weight, 30)
+        torch.nn.init.eye_(full.key.weight)
+        assert (full(100 * x) - single(100 * x)).abs().max() > 1e-3
 
 
 def test_a_common_shift_of_slots_changes_nothing_else():

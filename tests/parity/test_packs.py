@@ -8,10 +8,11 @@ import pytest
 from . import run
 
 PACKS = sorted((Path(__file__).parent / "packs").rglob("*.json"))
-# Packs that miss their tolerance, and why. One that passes again must leave this list.
+# Packs that miss their tolerance, in packs/<system>/missed/, and why. One that passes must leave this list.
 MISSED = {
-    "risurconv_partseg_canonical": "1.8e-4, wanted 1e-4: at three centres two neighbours are equal in "
-    "float32, and the published run's rounding, not known to us, put the other first",
+    # The published propagation layers add products of coordinates as (x + z) + y, the other layers as
+    # (x + y) + z: with that order in those layers alone the error is 1.3e-5.
+    "risurconv_partseg_canonical": "1.8e-4 for 1e-4: at three centres two angles are equal in float32",
 }
 
 

@@ -37,6 +37,7 @@ def classifier(pack, weights, points):
         reference_sign="fixed" if canonical else "rounded",
         global_sign="lapack",
         global_origin="origin",
+        global_attention="published",
     ).eval()
     network.load_state_dict(network.convert_official(weights))
     taps = {}
