@@ -30,9 +30,17 @@ def run_rows(kernel, rows: int, *args, grain: int = 1) -> None:
         kernel(*args, 0, rows)
         return
     bounds = [rows * i // parts for i in range(parts + 1)]
+    left = zip(bounds[:-1], bounds[1:], strict=True)
+
+    def work():
+        for start, stop in left:
+            kernel(*args, start, stop)
+
     pool = _pool(os.getpid(), threads)  # a forked worker gets its own pool
-    for future in [pool.submit(kernel, *args, bounds[i], bounds[i + 1]) for i in range(parts)]:
-        future.result()
+    others = [pool.submit(work) for _ in range(threads - 1)]
+    work()  # this thread need not wait for another to wake
+    for other in others:
+        other.result()
 
 
 def cache_sized(batch: torch.Tensor, numbers: int) -> Iterator[slice]:
