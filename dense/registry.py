@@ -3,10 +3,10 @@
 from pointsuite.engine.registry import make_registries
 from pointsuite.engine.zoo import ModelZoo
 
-_registries = make_registries("dense")
+_registries = make_registries("dense", MODELS="dense.backbones")
 MODELS = _registries["MODELS"]
 DATASETS = _registries["DATASETS"]
 TRANSFORMS = _registries["TRANSFORMS"]
 METRICS = _registries["METRICS"]
 
-ZOO = ModelZoo("dense")
+ZOO = ModelZoo("dense", "dense.backbones")

@@ -1,0 +1,21 @@
+"""The two-layer perceptron of transformer blocks."""
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear, GELU (exact), Linear: (..., C) to the same shape.
+
+    Args:
+        embed_dims: C.
+        hidden_dims: width between the layers.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: int):
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
