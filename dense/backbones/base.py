@@ -81,7 +81,7 @@ class Backbone(BaseModule):
     def set_outputs(
         self, channels: Sequence[int], strides: Sequence[int], norm: Callable[[int], nn.Module] | None = None
     ) -> None:
-        """State each stage's channels and stride, and make the norms of the outputs (by ``norm(channels)``)."""
+        """State channels and stride of each stage; make the norms of the outputs by ``norm(channels)``."""
         self.out_channels = tuple(channels[i] for i in self.out_indices)
         self.strides = tuple(strides[i] for i in self.out_indices)
         built = self.out_indices[-1] + 1
