@@ -147,7 +147,7 @@ def write_atomically(path: Path, text: str) -> None:
 def format_table(runs: Sequence[dict]) -> str:
     """One row a network: overall accuracy in percent, mean and standard deviation of the seeds (n - 1)."""
     lines = [
-        "overall accuracy in percent, mean and standard deviation over the seeds; seconds: fastest run and test",
+        "overall accuracy in percent, mean and standard deviation over the seeds; seconds of the fastest run",
         " ".join(
             [f"{'network':15}", f"{'parameters':>10}", *(f"{p:>15}" for p in PROTOCOLS), "seeds seconds"]
         ),
