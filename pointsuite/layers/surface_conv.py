@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from pointsuite.engine.parallel import cache_sized
 from pointsuite.engine.sync_batch_norm import batch_moments, track_moments
 from pointsuite.ops import NUM_FEATURES, gather_points, pool_neighbours
-from pointsuite.ops._parallel import cache_sized
 
 from .attention import NeighbourAttention, PointAttention
 

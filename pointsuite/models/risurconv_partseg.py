@@ -111,15 +111,18 @@ class RISurConvPartSegmenter(nn.Module):
             levels = [(xyz, normals), *([t[:, :count] for t in sampled] for count in backbone.centres)]
             down = zip(levels[1:], levels, backbone.neighbours, strict=False)
             up = zip(levels[-2::-1], levels[::-1], self.up_neighbours, strict=False)
-            return [self._relate(*centres, *others, k) for centres, others, k in (*down, *up)]
+            # The published code rounds sums otherwise on the way up; see `surface_features`.
+            return [
+                *(self._relate(*centres, *others, k, "abstraction") for centres, others, k in down),
+                *(self._relate(*centres, *others, k, "propagation") for centres, others, k in up),
+            ]
 
-    def _relate(self, centres, centre_normals, points, normals, k) -> SurfaceGeometry:
+    def _relate(self, centres, centre_normals, points, normals, k, rounding) -> SurfaceGeometry:
         idx = find_neighbours(centres, points, k, self.backbone.neighbour_order)
         shift = 2 if centres.shape[1] >= 1024 else 1
-        sign = self.backbone.reference_sign
-        return SurfaceGeometry(
-            *surface_features(centres, centre_normals, points, normals, idx, shift=shift, reference_sign=sign)
-        )
+        arrays = (centres, centre_normals, points, normals, idx)
+        options = {"reference_sign": self.backbone.reference_sign, "rounding": rounding}
+        return SurfaceGeometry(*surface_features(*arrays, shift=shift, **options))
 
     def _one_hot(self, category: Tensor | None, like: Tensor) -> Tensor:
         """Categories as (B, num_categories) in the dtype of `like` (B, N, C)."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ._parallel import jit, run_rows
+from ..engine.parallel import jit, run_rows
 
 GRAIN = 16384  # points that are worth another thread
 

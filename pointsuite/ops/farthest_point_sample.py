@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engine.parallel import jit, run_rows
 from ._checks import check_cloud, check_counts, check_finite, check_valid, choose_backend
-from ._parallel import jit, run_rows
 from ._tree import box_distance, build_tree
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engine.parallel import jit, run_rows
 from ._checks import check_cloud, check_counts, check_finite, check_same, check_valid, choose_backend
-from ._parallel import jit, run_rows
 from ._tree import box_distance, build_tree
 
 # A scan of all points wins over building and walking a tree for clouds up to this size, or for this few

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from ._parallel import cache_sized
+from ..engine.parallel import cache_sized
 
 RENORMALISE_EPS = 1e-9
 

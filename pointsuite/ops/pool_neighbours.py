@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ._parallel import cache_sized, jit, run_rows
+from ..engine.parallel import cache_sized, jit, run_rows
 from .gather_points import gather_points
 
 

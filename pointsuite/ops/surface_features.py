@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engine.parallel import jit, run_rows
 from ._checks import check_cloud, check_finite, check_index, check_same, choose_backend
-from ._parallel import jit, run_rows
 
 NUM_FEATURES = 14
+ROUNDINGS = ("abstraction", "propagation")
 EPS = 1e-7  # of unit(z) = z / (|z| + EPS)
 
 
@@ -27,6 +28,7 @@ def surface_features(
     shift: int = 1,
     origins: Tensor | None = None,
     reference_sign: str = "fixed",
+    rounding: str = "abstraction",
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     r"""Angular ordering and the 14 surface features of every neighbour.
@@ -47,7 +49,16 @@ def surface_features(
             around the centres either way.
         reference_sign: "fixed" puts the reference first. "rounded" takes its side of the plane from the
             rounding of a cross product of a vector with itself, as the published code does: it lands
-            first or last by chance (torch backend only).
+            first or last by chance (torch backend only, and `rounding` has no say).
+        rounding: how the sums behind the angles round, "abstraction" or "propagation": as in the set
+            abstraction or in the propagation layers of the published code, run on a CPU. Neither is more
+            exact, and it matters only for the order of neighbours whose angles tie in float32::
+
+                                                 abstraction                     propagation
+                offset . normal                  fma(z, z', fma(y, y', x x'))    (x x' + y y') + z z'
+                squared length in the plane      fma(z, z, fma(y, y, x x))       fma(x, x, fma(y, y, z z))
+                cosine with the reference        (x x' + y y') + z z'            (x x' + z z') + y y'
+
         backend: "auto", "torch" (portable), "numba" (CPU) or "triton" (CUDA).
 
     Returns:
@@ -76,9 +87,13 @@ def surface_features(
         raise ValueError(f"idx must have shape (B, {centres.shape[1]}, K >= 1), found {tuple(idx.shape)}")
     if reference_sign not in ("fixed", "rounded"):
         raise ValueError(f"reference_sign must be 'fixed' or 'rounded', found {reference_sign!r}")
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"rounding must be one of {ROUNDINGS}, found {rounding!r}")
     backend = choose_backend(backend, points, idx.shape[2]) if reference_sign == "fixed" else "torch"
     arrays = (centres, centre_normals, points, normals, centres if origins is None else origins)
-    return _features(*(a.detach() for a in arrays), idx, shift, reference_sign == "fixed", backend)
+    fixed = reference_sign == "fixed"
+    propagation = fixed and rounding == "propagation"
+    return _features(*(a.detach() for a in arrays), idx, shift, fixed, propagation, backend)
 
 
 @torch.library.custom_op("pointsuite::surface_features", mutates_args=())
@@ -91,6 +106,7 @@ def _features(
     idx: Tensor,
     shift: int,
     fixed: bool,
+    propagation: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     check_finite("centres", centres)
@@ -104,19 +120,19 @@ def _features(
     if backend == "triton":
         from .triton.surface_features import surface_features as surface_features_triton
 
-        return surface_features_triton(*arrays[:4], arrays[5], shift, arrays[4])
+        return surface_features_triton(*arrays[:4], arrays[5], shift, arrays[4], propagation)
     if backend == "torch":
-        return _features_torch(*arrays, shift, fixed)
+        return _features_torch(*arrays, shift, fixed, propagation)
     features = points.new_empty(*idx.shape, NUM_FEATURES)
     ordered = torch.empty_like(arrays[5])
     rows = idx.shape[0] * idx.shape[1]
     outputs = (features.numpy(), ordered.numpy())
-    run_rows(_feature_rows, rows, *(a.numpy() for a in arrays), shift, *outputs, grain=8)
+    run_rows(_feature_rows, rows, *(a.numpy() for a in arrays), shift, propagation, *outputs, grain=8)
     return features, ordered
 
 
 @_features.register_fake
-def _(centres, centre_normals, points, normals, origins, idx, shift, fixed, backend):
+def _(centres, centre_normals, points, normals, origins, idx, shift, fixed, propagation, backend):
     return points.new_empty(*idx.shape, NUM_FEATURES), torch.empty_like(
         idx, memory_format=torch.contiguous_format
     )
@@ -127,28 +143,56 @@ def _unit(vector: Tensor) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(-1)
+    x, y, z = (a * b).unbind(-1)
+    return x + y + z
 
 
-def _order_torch(offset: Tensor, normal: Tensor, fixed: bool) -> Tensor:
+def _wide(x: Tensor) -> Tensor:
+    return x if x.device.type == "mps" else x.double()  # Apple's GPUs have no float64
+
+
+def _fused_torch(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Like `_fused`."""
+    return (_wide(x) * _wide(y) + _wide(z)).to(x.dtype)
+
+
+def _fused_dot(a: Tensor, b: Tensor) -> Tensor:
+    (ax, ay, az), (bx, by, bz) = a.unbind(-1), b.unbind(-1)
+    return _fused_torch(az, bz, _fused_torch(ay, by, ax * bx))
+
+
+def _fused_cross(a: Tensor, b: Tensor) -> Tensor:
+    (ax, ay, az), (bx, by, bz) = a.unbind(-1), b.unbind(-1)
+    x = _fused_torch(ay, bz, -(az * by))
+    y = _fused_torch(az, bx, -(ax * bz))
+    z = _fused_torch(ax, by, -(ay * bx))
+    return torch.stack([x, y, z], -1)
+
+
+def _order_torch(offset: Tensor, normal: Tensor, fixed: bool, propagation: bool) -> Tensor:
     """Slots by descending key: offset (B, S, K, 3) from the centre, its normal (B, S, 3) -> (B, S, K)."""
     normal = normal[:, :, None]
-    flat = offset - _dot(offset, normal)[..., None] * normal
-    length = flat.norm(dim=-1, keepdim=True)
+    # The published run whose signs "rounded" repeats has plain sums along the normal in all its layers.
+    along = (_dot if propagation or not fixed else _fused_dot)(offset, normal)
+    flat = offset - along[..., None] * normal
+    inward = flat.flip(-1) if propagation else flat
+    square = _fused_dot(inward, inward)
+    length = _wide(square).sqrt().to(square.dtype)[..., None]  # float32 roots are not exact on every CPU
     direction = flat / torch.where(length > 0, length, 1)
     reference = (length == length.amax(2, keepdim=True)).to(torch.uint8).argmax(2, keepdim=True)  # the first
     first = direction.gather(2, reference.expand(-1, -1, -1, 3))
-    cosine = _dot(direction, first)
-    side = _dot(torch.linalg.cross(direction, first.expand_as(direction), dim=-1), normal).sign()
+    side = _dot(_fused_cross(direction, first), normal).sign()
     side[..., 0] = 1
     if fixed:
         side.scatter_(2, reference[..., 0], 1)
+    axes = [0, 2, 1] if propagation else [0, 1, 2]
+    cosine = _dot(direction[..., axes], first[..., axes])
     return (side * cosine - (1 - side)).sort(dim=-1, descending=True, stable=True).indices
 
 
-def _features_torch(centres, centre_normals, points, normals, origins, idx, shift, fixed):
+def _features_torch(centres, centre_normals, points, normals, origins, idx, shift, fixed, propagation):
     batch = torch.arange(len(points), device=points.device)[:, None, None]
-    slot = _order_torch(points[batch, idx] - centres[:, :, None], centre_normals, fixed)
+    slot = _order_torch(points[batch, idx] - centres[:, :, None], centre_normals, fixed, propagation)
     idx = idx.gather(2, slot)
     x, nx = points[batch, idx] - origins[:, :, None], normals[batch, idx]
     b, nb = x.roll(shift, 2), nx.roll(shift, 2)
@@ -188,7 +232,7 @@ def _dot3(a, i, b, j):
 
 @jit
 def _feature_rows(
-    centres, centre_normals, points, normals, origins, idx, shift, features, ordered, start, stop
+    centres, centre_normals, points, normals, origins, idx, shift, propagation, features, ordered, start, stop
 ):
     """Rows [start, stop) of the flattened (B * S) centres."""
     size, count = idx.shape[1], idx.shape[2]
@@ -211,9 +255,13 @@ def _feature_rows(
         for i in range(count):
             j = idx[b, s, i]
             x, y, z = points[b, j, 0] - centre[0], points[b, j, 1] - centre[1], points[b, j, 2] - centre[2]
-            along = real(_fused(z, n[2], real(_fused(y, n[1], x * n[0]))))
+            if propagation:
+                along = x * n[0] + y * n[1] + z * n[2]
+            else:
+                along = real(_fused(z, n[2], real(_fused(y, n[1], x * n[0]))))
             x, y, z = x - along * n[0], y - along * n[1], z - along * n[2]
-            far = real(math.sqrt(real(_fused(z, z, real(_fused(y, y, x * x))))))
+            first, last = (z, x) if propagation else (x, z)
+            far = real(math.sqrt(real(_fused(last, last, real(_fused(y, y, first * first))))))
             if far > 0:
                 x, y, z = x / far, y / far, z / far
             flat[i, 0], flat[i, 1], flat[i, 2], length[i] = x, y, z, far
@@ -227,7 +275,8 @@ def _feature_rows(
             cz = real(_fused(x, ry, -(y * rx)))
             turn = cx * n[0] + cy * n[1] + cz * n[2]
             side = one if i == 0 or i == reference or turn > 0 else -one if turn < 0 else zero
-            value = side * (x * rx + y * ry + z * rz) - (one - side)
+            cosine = x * rx + z * rz + y * ry if propagation else x * rx + y * ry + z * rz
+            value = side * cosine - (one - side)
             place = i
             while place > 0 and key[place - 1] < value:  # descending; equal keys keep their order
                 key[place], slot[place] = key[place - 1], slot[place - 1]

@@ -52,18 +52,16 @@ def test_geometry_can_be_kept(network):
     assert torch.equal(network(points, category), network.forward_geometry(geometry, category))
 
 
-def test_neighbours_two_slots_apart_from_1024_points_on(network, monkeypatch):
+def test_options_of_the_layers(network, monkeypatch):
+    """Neighbours are two slots apart from 1024 centres on; propagations round as the published ones."""
     import pointsuite.models.risurconv_partseg as module
 
-    shifts, features = [], module.surface_features
-    monkeypatch.setattr(
-        module,
-        "surface_features",
-        lambda *a, shift, **k: (shifts.append(shift), features(*a, shift=shift, **k))[1],
-    )
+    options, features = [], module.surface_features
+    monkeypatch.setattr(module, "surface_features", lambda *a, **k: (options.append(k), features(*a, **k))[1])
     for size in (1023, 1024):
         network.geometry(clouds(1, size))
-    assert shifts == [1] * 8 + [1] * 7 + [2]
+    assert [o["shift"] for o in options] == [1] * 8 + [1] * 7 + [2]
+    assert [o["rounding"] for o in options] == 2 * (["abstraction"] * 4 + ["propagation"] * 4)
 
 
 def test_quirks():

@@ -10,6 +10,7 @@ from . import reference
 from .test_knn import cloud, grid
 
 BACKENDS = ["torch", "numba"]
+ROUNDINGS = ["abstraction", "propagation"]
 
 
 def surface(batch, size, k, dtype=torch.float64, seed=0):
@@ -53,6 +54,65 @@ def test_by_hand(backend):
     torch.testing.assert_close(features[0, 0, 0, 0], torch.tensor(2.0))
     # All normals are perpendicular to the plane: every cosine with a normal is zero.
     assert features[0, 0][:, [1, 2, 4, 5, 7, 8, 11, 12]].abs().max() < 1e-6
+
+
+def tie(x, y):
+    """A centre, a far neighbour, and two at one angle from it: 11627 * (x, -y) and (x, -y)."""
+    plane = [[0, 0], [2**17, 0], [11627 * x, -11627 * y], [x, -y]]
+    points = torch.nn.functional.pad(torch.tensor(plane, dtype=torch.float32), (0, 1))[None]
+    normals = torch.tensor([0.0, 0, 1]).expand_as(points)
+    return points[:, :1], normals[:, :1], points, normals, torch.arange(4)[None, None]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("x", "y", "rounding", "order"),
+    [
+        (3, 4, "abstraction", [1, 2, 3, 0]),
+        (3, 4, "propagation", [1, 3, 2, 0]),
+        (4, 3, "abstraction", [1, 3, 2, 0]),
+        (4, 3, "propagation", [1, 2, 3, 0]),
+    ],
+)
+def test_rounding_orders_a_tie(backend, x, y, rounding, order):
+    """The longer neighbour, (34881, -46508) of length 58135, keeps its place if its length comes out exact.
+
+    One square rounds before the sum and the sum after: 34881^2 to 1216684160 (1 less) and the sum to
+    58134.99985^2, whose root is the float 58135; 46508^2 to 2162994176 (112 more) and the sum to
+    58135.00206^2, whose root rounds away to 58135.00391. Its cosine is then below that of (3, -4).
+    """
+    assert surface_features(*tie(x, y), rounding=rounding, backend=backend)[1].flatten().tolist() == order
+
+
+def rays(size, k):
+    """Centres whose neighbours lie on a few rays, so that angles tie in each of their planes."""
+    directions = cloud(1, 8)
+    points = torch.cat([directions * factor for factor in (1, 3, 5, 7, 11)], 1)
+    centres, centre_normals = torch.zeros(1, size, 3), normalize(cloud(1, size, seed=1), dim=-1)
+    normals = normalize(cloud(1, 40, seed=2), dim=-1)
+    idx = torch.rand(1, size, 40, generator=torch.Generator().manual_seed(3)).argsort(-1)[..., :k]
+    return centres, centre_normals, points, normals, idx
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_forms_order_ties_alike(rounding):
+    arrays = rays(200, 32)
+    orders = [surface_features(*arrays, rounding=rounding, backend=backend)[1] for backend in BACKENDS]
+    assert torch.equal(*orders)
+
+
+def test_rounding_matters_for_ties_only():
+    arrays = rays(200, 32)
+    orders = [surface_features(*arrays, rounding=rounding)[1][0] for rounding in ROUNDINGS]
+    assert not torch.equal(*orders)
+    # Point i lies on ray i % 8. Those on the reference's ray come first or last, the others by their rays.
+    for one, other in zip(*(order % 8 for order in orders), strict=True):
+        assert one[0] == other[0]
+        assert torch.equal(one[one != one[0]], other[other != other[0]])
+    points, normals, idx = surface(2, 40, 8, torch.float32)
+    arrays = (points, normals, points, normals, idx)
+    plain, other = (surface_features(*arrays, rounding=rounding) for rounding in ROUNDINGS)
+    assert torch.equal(plain[1], other[1]) and torch.equal(plain[0], other[0])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -140,6 +200,7 @@ def test_compiles_and_has_no_gradient():
         ({"centre_normals": torch.zeros(2, 3, 3).double()}, TypeError, "one dtype"),
         ({"origins": torch.zeros(2, 1, 3)}, ValueError, "origins must have the shape of centres"),
         ({"reference_sign": "random"}, ValueError, "reference_sign must be"),
+        ({"rounding": "up"}, ValueError, r"rounding must be one of \('abstraction', .*\), found 'up'"),
     ],
 )
 def test_bad_input(change, error, message):

@@ -3,7 +3,10 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
+from pointsuite import ops
 from pointsuite.ops.triton.surface_features import MAX_K, surface_features
+
+from .test_surface_features import ROUNDINGS, rays, tie
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -34,18 +37,20 @@ def unit(a):
     return a * (one / (length(a) + a.dtype.type(1e-7)))[..., None]
 
 
-def brute_force(centre, normal, points, normals, idx, shift, origin):
+def brute_force(centre, normal, points, normals, idx, shift, origin, propagation):
     """One centre. The formulas in their order of operations, with NumPy."""
     x = points[idx] - centre
-    x = x - fused_dot(x, normal)[:, None] * normal
-    far = np.sqrt(fused_dot(x, x.T))
+    along = dot(x, normal) if propagation else fused_dot(x, normal)
+    x = x - along[:, None] * normal
+    far = np.sqrt(fused_dot(x[:, ::-1], x.T[::-1]) if propagation else fused_dot(x, x.T))
     x = x / np.where(far > 0, far, 1)[:, None]
     reference = far.argmax()
     a, b = x.T, x[reference]
     turn = [fused(a[i - 2], b[i - 1], -(a[i - 1] * b[i - 2])) for i in range(3)]
     side = np.sign(dot(np.stack(turn, -1), normal))
     side[[0, reference]] = 1
-    key = side * dot(x, x[reference]) - (1 - side)
+    axes = [0, 2, 1] if propagation else [0, 1, 2]
+    key = side * dot(x[:, axes], x[reference, axes]) - (1 - side)
     idx = idx[np.argsort(-key, kind="stable")]
     x, normal_x = points[idx] - origin, normals[idx]
     b, normal_b = np.roll(x, shift, 0), np.roll(normal_x, shift, 0)
@@ -83,21 +88,29 @@ def make(batch, size, number, k, dtype, seed=0, grid=False):
     return points[:, :size].copy(), normals[:, :size].copy(), points, normals, idx
 
 
-def check(centres, centre_normals, points, normals, idx, shift=1, origins=None):
+def check(centres, centre_normals, points, normals, idx, shift=1, origins=None, propagation=False):
     arrays = [torch.tensor(a, device=DEVICE) for a in (centres, centre_normals, points, normals, idx)]
     features, ordered = surface_features(
-        *arrays, shift, None if origins is None else torch.tensor(origins, device=DEVICE)
+        *arrays, shift, None if origins is None else torch.tensor(origins, device=DEVICE), propagation
     )
     assert features.dtype == arrays[2].dtype and ordered.dtype == torch.int64
     origins = centres if origins is None else origins
     for b, s in np.ndindex(idx.shape[:2]):
         want, order = brute_force(
-            centres[b, s], centre_normals[b, s], points[b], normals[b], idx[b, s], shift, origins[b, s]
+            centres[b, s],
+            centre_normals[b, s],
+            points[b],
+            normals[b],
+            idx[b, s],
+            shift,
+            origins[b, s],
+            propagation,
         )
         np.testing.assert_array_equal(ordered[b, s].cpu().numpy(), order)
         np.testing.assert_array_equal(features[b, s].cpu().numpy(), want)  # to the bit
 
 
+@pytest.mark.parametrize("propagation", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("grid", [False, True])
 @pytest.mark.parametrize(
@@ -111,8 +124,17 @@ def check(centres, centre_normals, points, normals, idx, shift=1, origins=None):
         (1, 3, 9, 2, 5),
     ],
 )
-def test_equals_brute_force(batch, size, number, k, shift, grid, dtype):
-    check(*make(batch, size, number, k, dtype, seed=k, grid=grid), shift)
+def test_equals_brute_force(batch, size, number, k, shift, grid, dtype, propagation):
+    check(*make(batch, size, number, k, dtype, seed=k, grid=grid), shift, propagation=propagation)
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_orders_ties_as_the_other_forms(rounding):
+    for arrays in (tie(3, 4), tie(4, 3), rays(20, 32)):
+        expected = ops.surface_features(*arrays, rounding=rounding)[1]
+        arrays = [a.to(DEVICE).contiguous() for a in arrays]
+        _, ordered = surface_features(*arrays, 1, propagation=rounding == "propagation")
+        assert torch.equal(ordered.cpu(), expected)
 
 
 def test_order_by_angle():

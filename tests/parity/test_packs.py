@@ -8,22 +8,9 @@ import pytest
 from . import run
 
 PACKS = sorted((Path(__file__).parent / "packs").rglob("*.json"))
-# Packs that miss their tolerance, in packs/<system>/missed/, and why. One that passes must leave this list.
-MISSED = {
-    # The published propagation layers add products of coordinates as (x + z) + y, the other layers as
-    # (x + y) + z: with that order in those layers alone the error is 1.3e-5.
-    "risurconv_partseg_canonical": "1.8e-4 for 1e-4: at three centres two angles are equal in float32",
-}
 
 
-def parameters():
-    for path in PACKS:
-        reason = MISSED.get(path.stem)
-        marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
-        yield pytest.param(path, id=f"{path.parent.name}/{path.stem}", marks=marks)
-
-
-@pytest.mark.parametrize("path", parameters())
+@pytest.mark.parametrize("path", PACKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_pack(path, capsys):
     assert run.main([str(path)]) == 0, capsys.readouterr().out
 

@@ -121,6 +121,7 @@ def _surface_kernel(
     LOG_S: tl.constexpr,
     LOG_K: tl.constexpr,
     EPS: tl.constexpr,
+    PROPAGATION: tl.constexpr,
 ):
     BLOCK_S: tl.constexpr = 1 << LOG_S
     BLOCK_K: tl.constexpr = 1 << LOG_K
@@ -139,8 +140,10 @@ def _surface_kernel(
 
     # Directions in the tangent plane; a neighbour on the normal's line has none.
     x = _minus(_load(points, tl.load(idx + slot, mask=real, other=0), real), _load(centres, row, inside))
-    x = _minus(x, _times(normal, _fused_dot(x, normal)))
-    length = _root(_fused_dot(x, x))
+    along = _dot(x, normal) if PROPAGATION else _fused_dot(x, normal)
+    x = _minus(x, _times(normal, along))
+    inward = (x[2], x[1], x[0]) if PROPAGATION else x
+    length = _root(_fused_dot(inward, inward))
     x = _divide(x, tl.where(length > 0, length, 1))
 
     # The angle from the longest (the first of them), as a half plane and a cosine.
@@ -149,7 +152,11 @@ def _surface_kernel(
     turn = _dot(_fused_cross(x, reference), normal)
     side = tl.where(turn > 0, 1.0, tl.where(turn < 0, -1.0, 0.0)).to(turn.dtype)
     side = tl.where(first | (slot == 0), 1, side)
-    key = side * _dot(x, reference) - (1 - side)
+    if PROPAGATION:
+        cosine = _dot((x[0], x[2], x[1]), (reference[0], reference[2], reference[1]))
+    else:
+        cosine = _dot(x, reference)
+    key = side * cosine - (1 - side)
     # Ascending in -key, so that equal keys keep their order; slots past K stay last.
     _, order = sort_pairs(tl.where(slot < K, -key, float("inf")), slot, LOG_S, LOG_K, 0)
 
@@ -195,14 +202,18 @@ def surface_features(
     idx: Tensor,
     shift: int,
     origins: Tensor | None = None,
+    propagation: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Like :func:`pointsuite.ops.surface_features` with the reference's sign fixed, for K <= MAX_K."""
+    """Like :func:`pointsuite.ops.surface_features` with the reference's sign fixed, for K <= MAX_K.
+
+    `propagation`: rounding="propagation".
+    """
     batch, size, k = idx.shape
     if k > MAX_K:
         raise ValueError(f"backend 'triton' wants at most {MAX_K} neighbours, found {k}")
     features = points.new_empty(*idx.shape, NUM_FEATURES)
     ordered = torch.empty_like(idx)
-    constants = surface_constants(k)
+    constants = surface_constants(k, propagation)
     programs = batch * triton.cdiv(size, 1 << constants["LOG_S"])
     if not programs:
         return features, ordered
@@ -226,13 +237,14 @@ def surface_features(
     return features, ordered
 
 
-def surface_constants(k: int) -> dict:
+def surface_constants(k: int, propagation: bool = False) -> dict:
     """One warp a program, one or two slots a thread (more where a centre has more than 64)."""
     log_k = (k - 1).bit_length()
     return {
         "LOG_S": max(0, 6 - log_k),
         "LOG_K": log_k,
         "EPS": 1e-7,
+        "PROPAGATION": propagation,
         "num_warps": 1,
         "enable_fp_fusion": False,
     }
