@@ -1,0 +1,83 @@
+"""Convolution and batch norm, one convolution at evaluation."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..ops.linear import ACTIVATIONS, linear
+
+
+class ConvNorm(nn.Module):
+    """Conv2d, BatchNorm2d: (B, in_channels, H, W) to (B, out_channels, H', W').
+
+    A batch norm that evaluates is a fixed scale and shift of each channel, so it goes into the weights of the
+    convolution: the same numbers up to rounding, and one pass over the map less. The weights are folded anew
+    at every call, which costs as much as B*H'*W' of the convolution's own products are to one: nothing can
+    get stale, gradients pass, and the state dict is that of two plain layers. (Hooks on ``norm`` therefore
+    see training only.) Inference on a CPU takes a 1x1 convolution of a map that is channels last in memory
+    for the linear layer that it is, which :func:`dense.ops.linear` has fast.
+
+    Called with an ``activation``, as of that function, it goes on with it.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, groups, bias: of the convolution.
+        norm_weight_init: initial scale of the norm; 0 switches a residual branch off at first.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = False,
+        norm_weight_init: float = 1.0,
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias
+        )
+        self.norm = nn.BatchNorm2d(out_channels)
+        nn.init.constant_(self.norm.weight, norm_weight_init)
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        conv, norm = self.conv, self.norm
+        # a run may have exchanged the norm (SyncBatchNorm is one of these, GroupNorm is not)
+        if norm.training or not isinstance(norm, _BatchNorm) or norm.running_var is None:
+            return ACTIVATIONS[activation](norm(conv(x)))
+        weight, bias = fold_norm(conv.weight, conv.bias, norm)
+        if _is_linear(conv) and _is_quick(x):
+            x = linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias, activation=activation)
+            return x.permute(0, 3, 1, 2)
+        x = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return ACTIVATIONS[activation](x)
+
+
+def _is_linear(conv: nn.Conv2d) -> bool:
+    return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+
+
+def _is_quick(x: Tensor) -> bool:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return channels_last and x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def fold_norm(weight: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer that equals a given one followed by ``norm`` at evaluation.
+
+    Args:
+        weight: (out, ...), of a convolution or a Linear.
+        bias: (out), None for 0.
+        norm: of out channels, with running statistics.
+    """
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    shift = -norm.running_mean if bias is None else bias - norm.running_mean
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = shift * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    return weight * scale.view(-1, *[1] * (weight.ndim - 1)), shift

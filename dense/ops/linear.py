@@ -1,0 +1,62 @@
+"""The affine map of the last axis, with what follows it."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+ACTIVATIONS = {None: lambda x: x, "relu": F.relu, "gelu": F.gelu}
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    times: Tensor | None = None,
+) -> Tensor:
+    """``activation(x @ weight.T + bias)``, or ``(x @ weight.T + bias) * times``.
+
+    Inference on a CPU in float32 goes through oneDNN, which joins the second step to the first and, on
+    processors for which MKL takes its slower path, has a product twice as fast as PyTorch's.
+
+    Args:
+        x: (..., in).
+        weight: (out, in).
+        bias: (out), or none.
+        activation: "relu", "gelu" (the exact one), or none.
+        times: (..., out), or none.
+
+    Returns:
+        (..., out).
+
+    Raises:
+        ValueError: an unknown activation, or both an activation and ``times``.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, found {activation!r}")
+    if activation is not None and times is not None:
+        raise ValueError(f"times excludes an activation, found {activation!r}")
+    if _use_onednn(x, weight):
+        if times is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, times, weight, bias, "mul")
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation or "none", [], "none")
+    y = F.linear(x, weight, bias)
+    return ACTIVATIONS[activation](y) if times is None else y * times
+
+
+def _use_onednn(x: Tensor, weight: Tensor) -> bool:
+    # the operator has no gradient and takes float32; who compiles, traces or counts wants plain PyTorch
+    return (
+        ONEDNN
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._len_torch_dispatch_stack()
+        and {type(x), type(weight)} <= {Tensor, nn.Parameter}
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() > 0
+    )
