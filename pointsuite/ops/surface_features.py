@@ -50,14 +50,14 @@ def surface_features(
         reference_sign: "fixed" puts the reference first. "rounded" takes its side of the plane from the
             rounding of a cross product of a vector with itself, as the published code does: it lands
             first or last by chance (torch backend only, and `rounding` has no say).
-        rounding: how the sums behind the angles round, "abstraction" or "propagation": as in the set
-            abstraction or in the propagation layers of the published code, run on a CPU. Neither is more
-            exact, and it matters only for the order of neighbours whose angles tie in float32::
+        rounding: how the numbers behind the angles round, "abstraction" or "propagation": as in the set
+            abstraction or in the propagation layers of the published code's reference results. Neither is
+            more exact, and it matters only for the order of neighbours whose angles tie in float32::
 
-                                                 abstraction                     propagation
-                offset . normal                  fma(z, z', fma(y, y', x x'))    (x x' + y y') + z z'
-                squared length in the plane      fma(z, z, fma(y, y, x x))       fma(x, x, fma(y, y, z z))
-                cosine with the reference        (x x' + y y') + z z'            (x x' + z z') + y y'
+                                     abstraction                    propagation
+                v in the plane       v - (v.n) n                    fma(-v.n, n, v)
+                its squared length   fma(z, z, fma(y, y, x x))      fma(x, x, fma(y, y, z z))
+                cosine               (x x' + y y') + z z'           (x x' + z z') + y y'
 
         backend: "auto", "torch" (portable), "numba" (CPU) or "triton" (CUDA).
 
@@ -173,8 +173,8 @@ def _order_torch(offset: Tensor, normal: Tensor, fixed: bool, propagation: bool)
     """Slots by descending key: offset (B, S, K, 3) from the centre, its normal (B, S, 3) -> (B, S, K)."""
     normal = normal[:, :, None]
     # The published run whose signs "rounded" repeats has plain sums along the normal in all its layers.
-    along = (_dot if propagation or not fixed else _fused_dot)(offset, normal)
-    flat = offset - along[..., None] * normal
+    along = (_fused_dot if fixed else _dot)(offset, normal)[..., None]
+    flat = _fused_torch(-along, normal, offset) if propagation else offset - along * normal
     inward = flat.flip(-1) if propagation else flat
     square = _fused_dot(inward, inward)
     length = _wide(square).sqrt().to(square.dtype)[..., None]  # float32 roots are not exact on every CPU
@@ -255,11 +255,13 @@ def _feature_rows(
         for i in range(count):
             j = idx[b, s, i]
             x, y, z = points[b, j, 0] - centre[0], points[b, j, 1] - centre[1], points[b, j, 2] - centre[2]
+            along = real(_fused(z, n[2], real(_fused(y, n[1], x * n[0]))))
             if propagation:
-                along = x * n[0] + y * n[1] + z * n[2]
+                x = real(_fused(-along, n[0], x))
+                y = real(_fused(-along, n[1], y))
+                z = real(_fused(-along, n[2], z))
             else:
-                along = real(_fused(z, n[2], real(_fused(y, n[1], x * n[0]))))
-            x, y, z = x - along * n[0], y - along * n[1], z - along * n[2]
+                x, y, z = x - along * n[0], y - along * n[1], z - along * n[2]
             first, last = (z, x) if propagation else (x, z)
             far = real(math.sqrt(real(_fused(last, last, real(_fused(y, y, first * first))))))
             if far > 0:

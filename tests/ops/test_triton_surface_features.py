@@ -40,8 +40,8 @@ def unit(a):
 def brute_force(centre, normal, points, normals, idx, shift, origin, propagation):
     """One centre. The formulas in their order of operations, with NumPy."""
     x = points[idx] - centre
-    along = dot(x, normal) if propagation else fused_dot(x, normal)
-    x = x - along[:, None] * normal
+    along = fused_dot(x, normal)[:, None]
+    x = fused(-along, normal, x) if propagation else x - along * normal
     far = np.sqrt(fused_dot(x[:, ::-1], x.T[::-1]) if propagation else fused_dot(x, x.T))
     x = x / np.where(far > 0, far, 1)[:, None]
     reference = far.argmax()

@@ -54,6 +54,12 @@ def _fused(x, y, z):
 
 
 @triton.jit
+def _fused_times(a, scale, b):
+    """a * scale + b."""
+    return _fused(a[0], scale, b[0]), _fused(a[1], scale, b[1]), _fused(a[2], scale, b[2])
+
+
+@triton.jit
 def _fused_dot(a, b):
     return _fused(a[2], b[2], _fused(a[1], b[1], a[0] * b[0]))
 
@@ -140,10 +146,14 @@ def _surface_kernel(
 
     # Directions in the tangent plane; a neighbour on the normal's line has none.
     x = _minus(_load(points, tl.load(idx + slot, mask=real, other=0), real), _load(centres, row, inside))
-    along = _dot(x, normal) if PROPAGATION else _fused_dot(x, normal)
-    x = _minus(x, _times(normal, along))
-    inward = (x[2], x[1], x[0]) if PROPAGATION else x
-    length = _root(_fused_dot(inward, inward))
+    along = _fused_dot(x, normal)
+    if PROPAGATION:
+        x = _fused_times(normal, -along, x)
+        inward = (x[2], x[1], x[0])
+        length = _root(_fused_dot(inward, inward))
+    else:
+        x = _minus(x, _times(normal, along))
+        length = _root(_fused_dot(x, x))
     x = _divide(x, tl.where(length > 0, length, 1))
 
     # The angle from the longest (the first of them), as a half plane and a cosine.
