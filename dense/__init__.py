@@ -1,6 +1,9 @@
 """Dense prediction on images and video."""
 
 from .registry import ZOO
+from .stock import prepare
+
+prepare()
 
 register_model = ZOO.register_model
 create_model = ZOO.create_model

@@ -2,6 +2,20 @@
 
 from .linear import linear
 from .local_attention import local_logits, local_mask, local_sum
+from .ms_deform_attn import ms_deform_attn
+from .position_relation import position_relation
+from .roi_align import roi_align
 from .windows import merge_windows, partition_windows, window_mask
 
-__all__ = ["linear", "local_logits", "local_mask", "local_sum", "merge_windows", "partition_windows", "window_mask"]
+__all__ = [
+    "linear",
+    "local_logits",
+    "local_mask",
+    "local_sum",
+    "merge_windows",
+    "ms_deform_attn",
+    "partition_windows",
+    "position_relation",
+    "roi_align",
+    "window_mask",
+]
