@@ -13,6 +13,7 @@ and `torch_cluster` and give their answers, without pyg-lib or torch-cluster ins
 All raise ValueError for shapes that do not fit, a batch vector that is not ascending, and NaN or infinity.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -282,7 +283,7 @@ def _neighbours(x, y, k, batch_x=None, batch_y=None, cosine=False) -> tuple[Tens
 
 
 def _search(query: Tensor, points: Tensor, k: int, valid: Tensor) -> tuple[Tensor, Tensor]:
-    return _knn(query, points, k, valid, 1, choose_backend("auto", points, k))
+    return _knn(query, points, k, valid, 1, math.inf, choose_backend("auto", points, k))
 
 
 def _search_wide(query: Tensor, points: Tensor, k: int, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """Exact k nearest neighbours and ball query over batches of point clouds."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,14 +49,18 @@ def knn(
     if k < 1:
         raise ValueError(f"k must be at least 1, found {k}")
     backend = choose_backend(backend, points, k)
-    return _knn(query.detach(), points.detach(), k, check_valid(valid, points), k, backend)
+    return _knn(query.detach(), points.detach(), k, check_valid(valid, points), k, math.inf, backend)
 
 
 @torch.library.custom_op("pointsuite::knn", mutates_args=())
 def _knn(
-    query: Tensor, points: Tensor, k: int, valid: Tensor | None, fewest: int, backend: str
+    query: Tensor, points: Tensor, k: int, valid: Tensor | None, fewest: int, radius: float, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """`fewest`: points that every cloud must hold. Where one has fewer than k, spare slots are far."""
+    """
+    Args:
+        fewest: points that every cloud must hold. Where one has fewer than k, spare slots are far.
+        radius: neighbours beyond it may be missing, and their slots be far.
+    """
     check_finite("query", query)
     check_finite("points", points)
     check_counts(valid, points, fewest, "k")
@@ -65,11 +71,11 @@ def _knn(
         return knn_triton(query, points, k, valid)
     if backend == "torch":
         return _knn_torch(query, points, k, valid)
-    return _knn_cpu(query, points, k, valid)
+    return _knn_cpu(query, points, k, valid, radius)
 
 
 @_knn.register_fake
-def _(query, points, k, valid, fewest, backend):
+def _(query, points, k, valid, fewest, radius, backend):
     shape = (query.shape[0], query.shape[1], k)
     return query.new_empty(shape, dtype=torch.int64), query.new_empty(shape)
 
@@ -89,7 +95,9 @@ def _knn_torch(query: Tensor, points: Tensor, k: int, valid: Tensor | None) -> t
     return torch.cat(idx, 1), torch.cat(sqdist, 1)
 
 
-def _knn_cpu(query: Tensor, points: Tensor, k: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+def _knn_cpu(
+    query: Tensor, points: Tensor, k: int, valid: Tensor | None, radius: float
+) -> tuple[Tensor, Tensor]:
     batch, size = query.shape[:2]
     idx = torch.empty(batch, size, k, dtype=torch.int64)
     sqdist = torch.empty(batch, size, k, dtype=points.dtype)
@@ -103,7 +111,9 @@ def _knn_cpu(query: Tensor, points: Tensor, k: int, valid: Tensor | None) -> tup
     # Queries take their turn in a tree's order: the next one finds the same boxes and points in the cache.
     same = query.data_ptr() == points.data_ptr() and query.shape == points.shape and valid is None
     turns = tree.order if same else build_tree(query.numpy(), np.full(batch, size), LEAF).order
-    run_rows(_walk, batch * size, *tree, turns, *arrays, grain=32)
+    dtype = sqdist.numpy().dtype.type
+    limit = np.nextafter(dtype(radius * radius), dtype(np.inf))  # a point at the radius belongs
+    run_rows(_walk, batch * size, *tree, turns, *arrays, limit, grain=32)
     return idx, sqdist
 
 
@@ -137,11 +147,12 @@ def _scan(columns, query, counts, idx, sqdist, start, stop):
 
 
 @jit
-def _walk(columns, order, boxes, turns, query, counts, idx, sqdist, start, stop):
+def _walk(columns, order, boxes, turns, query, counts, idx, sqdist, limit, start, stop):
     """Turns [start, stop) of the (B * S) queries: down to the nearest leaf, then to all that may be nearer.
 
     A leaf names its points in no order, so candidates are compared by (distance, index), and a box at
-    exactly the distance of the k-th best is entered: its points may have lower indices.
+    exactly the distance of the k-th best is entered: its points may have lower indices. Nothing at `limit`
+    or farther is looked for.
     """
     size, k = idx.shape[1], idx.shape[2]
     leaves = boxes.shape[1] // 2
@@ -156,7 +167,7 @@ def _walk(columns, order, boxes, turns, query, counts, idx, sqdist, start, stop)
         best, where = sqdist[b, s], idx[b, s]
         best[:] = np.inf
         where[:] = 0
-        worst = best[k - 1]
+        worst = limit
         top, node = 0, 1
         while True:
             while node < leaves:
@@ -185,7 +196,7 @@ def _walk(columns, order, boxes, turns, query, counts, idx, sqdist, start, stop)
                     best[slot], where[slot] = best[slot - 1], where[slot - 1]
                     slot -= 1
                 best[slot], where[slot] = d, index
-                worst = best[k - 1]
+                worst = min(best[k - 1], limit)
             while top > 0 and bounds[top - 1] > worst:
                 top -= 1
             if top == 0:
@@ -226,7 +237,8 @@ def ball_query(
         raise ValueError(f"radius must be positive and finite, found {radius}")
     found = min(k, points.shape[1])
     backend = choose_backend(backend, points, found)
-    idx, sqdist = _knn(query.detach(), points.detach(), found, check_valid(valid, points), 1, backend)
+    valid = check_valid(valid, points)
+    idx, sqdist = _knn(query.detach(), points.detach(), found, valid, 1, radius, backend)
     inside = sqdist <= radius * radius
     count = inside.sum(-1)
     idx = torch.where(inside, idx, idx[..., :1])

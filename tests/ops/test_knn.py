@@ -107,7 +107,7 @@ def test_compiles_and_passes_opcheck():
     points = cloud(2, 30)
     compiled = torch.compile(lambda p: knn(p, p, 4)[0] + 1, fullgraph=True, backend="eager")
     assert torch.equal(compiled(points), knn(points, points, 4)[0] + 1)
-    torch.library.opcheck(torch.ops.pointsuite.knn, (points, points, 4, None, 4, "numba"))
+    torch.library.opcheck(torch.ops.pointsuite.knn, (points, points, 4, None, 4, 1.0, "numba"))
 
 
 def test_has_no_gradient():
