@@ -6,6 +6,8 @@ from pathlib import Path
 from pointsuite.datasets import DatasetError
 from pointsuite.engine import command
 
+DRAWING_HOOKS = {"mmseg": "SegVisualizationHook", "mmdet": "DetVisualizationHook"}  # by default_scope
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.build_parser("Test a checkpoint as a config describes.")
@@ -26,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         action="store_true",
         help="draw a part segmenter's parts of some shapes, beside the true ones",
     )
+    parser.add_argument(
+        "--show-dir", metavar="DIR", help="draw what is found in the test's images, beside what is there"
+    )
     args = parser.parse_args(argv)
     cfg = command.load_config(args)
     for key in ("test_cfg", "test_dataloader", "test_evaluator"):
@@ -33,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise command.UsageError(f"{args.config}: has no {key!r}, wanted a config with a test")
     cfg.load_from = command.find_checkpoint(args.checkpoint)
     cfg.resume = False
+    if args.show_dir:
+        draw_images(cfg, args.show_dir)
     if args.protocols:
         test_protocols(cfg, args)
     else:
@@ -40,6 +47,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         runner.test()
         if args.parts:
             draw_test_parts(runner)
+
+
+def draw_images(cfg, folder: str) -> None:
+    """Let the library of the config draw every image that is tested."""
+    hook = DRAWING_HOOKS.get(cfg.get("default_scope"))
+    if hook is None:
+        raise command.UsageError(
+            f"--show-dir: the config's default_scope is {cfg.get('default_scope')!r}, wanted one of "
+            f"{', '.join(DRAWING_HOOKS)}"
+        )
+    cfg.custom_hooks = [*cfg.get("custom_hooks", []), {"type": hook, "draw": True}]
+    cfg.visualizer.update(save_dir=folder, vis_backends=[{"type": "LocalVisBackend"}])
 
 
 def draw_test_parts(runner, count: int = 18) -> None:

@@ -8,7 +8,7 @@ import sys
 import tokenize
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import mmengine.runner
 import torch
@@ -66,7 +66,7 @@ def build_parser(description: str) -> Parser:
         action=KeyValue,
         default={},
         metavar="KEY=VALUE",
-        help="override the config",
+        help="override the config; a new text at its top, as data_root=DIR, goes wherever it was used",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -117,17 +117,40 @@ def _suggest(path: Path) -> str:
 
 
 def _merge_options(cfg: Config, options: dict) -> None:
-    known = {*cfg, *inspect.signature(mmengine.runner.Runner).parameters, *READ_FROM_CONFIG}
+    """Apply ``--cfg-options``.
+
+    A config's text is evaluated before its options are known: of ``data_root = "data"`` and
+    ``dataset = dict(data_root=data_root)`` an option would reach the first alone. So a new text at the top
+    of the config also replaces the old one wherever a key below has that name and that text.
+    """
+    read = {*inspect.signature(mmengine.runner.Runner).parameters, *READ_FROM_CONFIG}
+    known = {*cfg, *read}
     for key in options:
         if (name := key.split(".")[0]) not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(sorted(cfg))}"
             raise UsageError(f"--cfg-options {key}: the config has no {name!r}{hint}")
+    for name in options:
+        if name not in read and isinstance(cfg.get(name), str):
+            _replace(list(cfg.values()), name, cfg[name], options[name])
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, AssertionError) as error:
         given = " ".join(f"{key}={value}" for key, value in options.items())
         raise UsageError(f"--cfg-options {given}: does not fit the config: {error}") from error
+
+
+def _replace(value: Any, name: str, old: str, new: Any) -> None:
+    """Below ``value``, give the keys ``name`` that are ``old`` the value ``new``."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key == name and item == old:
+                value[key] = new
+            else:
+                _replace(item, name, old, new)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _replace(item, name, old, new)
 
 
 def build_runner(cfg: Config) -> Runner:

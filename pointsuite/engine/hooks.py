@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import mmengine.hooks
+import mmengine.runner
 import torch
 from mmengine.dist import all_reduce, is_distributed, is_main_process
 from mmengine.fileio import LocalBackend
@@ -309,9 +310,9 @@ class ProgressBarHook(Hook):
         done = runner.iter + 1
         left = (time.monotonic() - self.began) / (done - self.first) * (runner.max_iters - done)
         loss = runner.message_hub.get_scalar("train/loss").mean(10) if self.active else 0
-        self._draw(
-            f"epoch {runner.epoch + 1}/{runner.max_epochs}", done, runner.max_iters, left, f"loss {loss:.4f}"
-        )
+        by_iteration = isinstance(runner.train_loop, mmengine.runner.IterBasedTrainLoop)
+        title = "training" if by_iteration else f"epoch {runner.epoch + 1}/{runner.max_epochs}"
+        self._draw(title, done, runner.max_iters, left, f"loss {loss:.4f}")
 
     def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         self._draw_evaluation("validation", batch_idx + 1, len(runner.val_dataloader))

@@ -33,7 +33,7 @@ from .checkpoint import (
 from .hooks import StopRequest
 from .randomness import get_random_state, seed_everything, set_random_state
 from .registry import RUNNERS
-from .sync_batch_norm import synchronize_batch_norms
+from .sync_batch_norm import allow_cpu, synchronize_batch_norms
 
 DEFAULT_HOOKS = {
     "checkpoint": {"type": "pointsuite.CheckpointHook", "interval": 1},
@@ -49,6 +49,7 @@ LOGGED_TO_FILE_ONLY = (
     "Config:\n",
     "Hooks will be executed",
     "Distributed training is not used",
+    "paramwise_options",
     "Resumed iteration number is not divisible by",
 )
 
@@ -155,6 +156,7 @@ class Runner(mmengine.runner.Runner):
         elif sync_bn is not None:
             raise ValueError(f"sync_bn must be 'torch' or None, found {sync_bn!r}")
         if get_device() == "cpu":  # where DistributedDataParallel takes no device
+            allow_cpu(model)
             options = {"find_unused_parameters": self.cfg.get("find_unused_parameters", False)}
             options.update(device_ids=None, broadcast_buffers=False)
             model_wrapper_cfg = {**options, **(model_wrapper_cfg or {})}

@@ -68,6 +68,19 @@ def synchronize_batch_norms(model: nn.Module) -> None:
             module.__class__ = _sync_class(type(module))
 
 
+class _AnyRank(SyncBatchNorm):
+    """What a ``torch.nn.SyncBatchNorm`` becomes."""
+
+    _check_input_dim = nn.SyncBatchNorm._check_input_dim
+
+
+def allow_cpu(model: nn.Module) -> None:
+    """Give every ``torch.nn.SyncBatchNorm`` in `model` a class that takes CPU tensors and does the same."""
+    for module in model.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.__class__ = _AnyRank
+
+
 def batch_moments(
     norm: _BatchNorm, mean: Tensor, spread: Tensor, count: int
 ) -> tuple[Tensor, Tensor, int | Tensor]:

@@ -11,7 +11,7 @@ import pointsuite  # noqa: F401  before PyTorch
 import torch
 from torch import distributed, nn
 
-from pointsuite.engine.sync_batch_norm import synchronize_batch_norms
+from pointsuite.engine.sync_batch_norm import allow_cpu, synchronize_batch_norms
 from pointsuite.layers import SurfaceConv, mlp
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -24,14 +24,14 @@ class Layer(SurfaceConv):
         return super().forward(features, idx, x[:, 0, :, 15:])
 
 
-def check_norms(layer: nn.Module, x: torch.Tensor) -> None:
+def check_norms(layer: nn.Module, x: torch.Tensor, synchronize=synchronize_batch_norms) -> None:
     """Two unequal parts of a batch in two processes equal the whole batch in one, gradients included."""
     for norm in layer.modules():
         if isinstance(norm, nn.modules.batchnorm._BatchNorm):
             nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)  # negative slopes too
     layer, rank = layer.double().train(), distributed.get_rank()
     whole, parts = copy.deepcopy(layer), copy.deepcopy(layer)
-    synchronize_batch_norms(parts)
+    synchronize(parts)
     assert parts.state_dict().keys() == whole.state_dict().keys()
     mine = slice(0, 2) if rank == 0 else slice(2, len(x))
     for _ in range(2):
@@ -61,6 +61,11 @@ def main(config: str) -> None:
     check_norms(Layer(2, 8, 8), x)
     check_norms(mlp(17, 8, 4), x)
     check_norms(nn.BatchNorm2d(3, momentum=None), x)
+    check_norms(
+        nn.Sequential(nn.BatchNorm2d(3)),
+        x,
+        lambda parts: allow_cpu(nn.SyncBatchNorm.convert_sync_batchnorm(parts)),
+    )
     distributed.barrier()
     distributed.destroy_process_group()
     # Gloo's threads sometimes abort the process while Python shuts down ("terminate called without an active

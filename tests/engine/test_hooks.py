@@ -21,6 +21,7 @@ from pointsuite.engine.hooks import (
 )
 from pointsuite.engine.runner import Runner
 
+from .test_runner import BY_ITERATION
 from .toy import ToyDataset, make_config
 
 
@@ -134,6 +135,14 @@ def test_progress_bar(tmp_path, monkeypatch):
     assert "validation [########" in shown
     assert "Epoch(train)" not in shown and "Epoch(val) [3][3/3]    toy/accuracy: " in shown
     assert "Epoch(train) [3][5/5]" in next(Path(tmp_path).glob("*/*.log")).read_text()
+
+
+def test_progress_bar_of_iterations(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "200")
+    bar = {"type": "pointsuite.ProgressBarHook", "interval": 0}
+    Runner.from_cfg(make_config(tmp_path, **BY_ITERATION, **{"default_hooks.progress_bar": bar})).train()
+    assert "\r\033[Ktraining [################........] 10/15  ETA 0:00:0" in sys.stdout.getvalue()
 
 
 def test_no_progress_bar_in_a_pipe(monkeypatch):

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import MODELS
 from torch import nn
 
 import dense
+from dense.backbones import Backbone, ClassificationNetwork
 from pointsuite.engine.checkpoint import CheckpointError, load_checkpoint, rename_keys
 from pointsuite.engine.command import UsageError
 
@@ -52,6 +54,60 @@ def test_convert(published, tmp_path, capsys):
     )
     assert set(checkpoint) == {"state_dict", "meta"}
     assert dense.create_model("toy", pretrained=out, width=4).line.bias.equal(torch.arange(4.0))
+
+
+def test_convert_to_the_model_of_a_config(published, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS.module_dict, "Toy", Toy)
+    config, out = tmp_path / "toy.py", tmp_path / "out.pth"
+    config.write_text('model = dict(type="Toy", width=2)\n')
+    convert.main([str(config), published, str(out), "--model-args", "width=4"])
+    assert load_checkpoint(out)["state_dict"]["line.bias"].equal(torch.arange(4.0))
+    with pytest.raises(UsageError, match=r"none\.py: no such config"):
+        convert.main([str(tmp_path / "none.py"), published, str(out)])
+
+
+class ToyBackbone(Backbone):
+    """A backbone with a convolution, whose published name is `stem`, and a head, `fc`."""
+
+    archs = {"toy": {"depths": (1,)}}
+    num_stages = 1
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.downsamples.append(nn.Conv2d(3, 4, 1))
+        self.stages.append(nn.Sequential())
+        self.set_outputs((4,), (1,), nn.BatchNorm2d)
+
+    def make_head(self, num_classes):
+        return nn.Linear(4, num_classes)
+
+    @staticmethod
+    def convert_official(state_dict):
+        rules = [(r"stem\.(.*)", r"backbone.downsamples.0.\1"), (r"norm\.(.*)", r"backbone.norms.0.\1")]
+        return rename_keys(state_dict, [*rules, (r"fc\.(.*)", r"head.\1")])
+
+
+def test_convert_networks_and_bare_backbones(tmp_path, monkeypatch, capsys):
+    def build(num_classes=2, features_only=False):
+        return ToyBackbone() if features_only else ClassificationNetwork(ToyBackbone(output_norm=False), 2)
+
+    monkeypatch.setitem(dense.registry.ZOO._builders, "toy_backbone", build)
+    files = [str(tmp_path / name) for name in ("published.pth", "out.pth")]
+    stem = {f"stem.{key}": value for key, value in nn.Conv2d(3, 4, 1).state_dict().items()}
+    norm = {f"norm.{key}": value for key, value in nn.BatchNorm2d(4).state_dict().items()}
+    head = {f"fc.{key}": value for key, value in nn.Linear(4, 2).state_dict().items()}
+    torch.save({"model": stem | head}, files[0])
+    convert.main(["toy_backbone", *files])
+    network = dense.create_model("toy_backbone", pretrained=files[1])
+    assert network.head.weight.equal(head["fc.weight"])
+    alone = ["--model-args", "features_only=True"]
+    with pytest.raises(CheckpointError, match=r"5 missing: norms\.0\.weight"):  # no dense backbone's file
+        convert.main(["toy_backbone", *files, *alone])
+    torch.save({"model": stem | norm | head}, files[0])
+    convert.main(["toy_backbone", *files, *alone])
+    assert "dropped or merged: fc.weight, fc.bias" in capsys.readouterr().out
+    backbone = dense.create_model("toy_backbone", pretrained=files[1], features_only=True)
+    assert backbone.downsamples[0].weight.equal(stem["stem.weight"])
 
 
 def test_refusals(published, tmp_path):

@@ -82,6 +82,21 @@ def test_seed_reaches_runner_and_dataset(config):
     assert cfg.work_dir == "work_dirs/toy"
 
 
+def test_a_new_text_at_the_top_goes_where_it_was_used(config):
+    with open("configs/rooted.py", "w") as file:
+        file.write(
+            '_base_ = "toy.py"\n'
+            'data_root = "old"\n'
+            'part = dict(data_root=data_root, name="old")\n'
+            'parts = [dict(inner=[part]), dict(data_root="own"), dict(data_root=data_root)]\n'
+        )
+    options = ["--cfg-options", "data_root=new", "parts.2.data_root=old"]
+    cfg = command.load_config(command.build_parser("").parse_args(["configs/rooted.py", *options]))
+    assert cfg.data_root == cfg.part.data_root == cfg.parts[0].inner[0].data_root == "new"
+    assert cfg.part.name == "old" and cfg.parts[1].data_root == "own"
+    assert cfg.parts[2].data_root == "old"  # the option that says so itself
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [

@@ -1,0 +1,7 @@
+_base_ = "../_base_/upernet_camvid.py"
+
+model = dict(
+    backbone=dict(_delete_=True, type="dense.BiFormer", arch="tiny", num_windows=8, drop_path_rate=0.3),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256),
+)

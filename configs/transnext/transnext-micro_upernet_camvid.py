@@ -1,0 +1,15 @@
+_base_ = "../_base_/upernet_camvid.py"
+
+model = dict(
+    backbone=dict(_delete_=True, type="dense.TransNeXt", arch="micro", drop_path_rate=0.3),
+    decode_head=dict(in_channels=[48, 96, 192, 384]),
+    auxiliary_head=dict(in_channels=192),
+)
+no_decay = dict(decay_mult=0.0)
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys=dict(
+            query_embedding=no_decay, relative_pos_bias_local=no_decay, cpb=no_decay, temperature=no_decay
+        )
+    )
+)

@@ -1,0 +1,1 @@
+import dense  # noqa: F401  before mmcv
