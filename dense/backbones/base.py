@@ -94,9 +94,18 @@ class Backbone(BaseModule):
         """The published classification head: the last stage's map, un-normed, to (B, num_classes)."""
         raise NotImplementedError(f"{type(self).__name__} was published without a classifier")
 
+    @classmethod
+    def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The authors' weights, named as in :class:`ClassificationNetwork`: ``backbone.`` and ``head.``.
+
+        A file of a classifier, of a backbone, or of a detector or segmentor, of which the backbone is taken.
+        """
+        trunk = {k.removeprefix("backbone."): v for k, v in state_dict.items() if k.startswith("backbone.")}
+        return cls.rename_official(trunk or state_dict)
+
     @staticmethod
-    def convert_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The authors' weights, named as in :class:`ClassificationNetwork`: ``backbone.`` and ``head.``."""
+    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What :meth:`convert_official` does to the weights of a classifier or backbone."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -461,7 +461,7 @@ class BiFormer(Backbone):
         return super().forward(x)
 
     @staticmethod
-    def convert_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         stl = any(".blocks." in key for key in state_dict)  # there, the norm comes before the convolution
         down = r"downsample_layers\."
         block = r"stages\.(\d+)\.(?:blocks\.)?(\d+)\."

@@ -278,7 +278,7 @@ class DaViT(Backbone):
         return head
 
     @staticmethod
-    def convert_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return rename_keys(
             state_dict,
             [

@@ -283,12 +283,11 @@ class HorNet(Backbone):
         return super().forward(x)
 
     @staticmethod
-    def convert_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        trunk = {k.removeprefix("backbone."): v for k, v in state_dict.items() if k.startswith("backbone.")}
+    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         block = r"(stages\.\d+\.\d+)\."
         gnconv = block + r"gnconv\."
         renamed = rename_keys(
-            trunk or state_dict,  # a detector's or segmentor's, or a classifier's
+            state_dict,
             [
                 (r"downsample_layers\.(.*)", r"backbone.downsamples.\1"),
                 (gnconv + r"dwconv\.complex_weight", r"backbone.\1.gnconv.filter.global_filter"),

@@ -280,7 +280,7 @@ class RAVLT(Backbone):
         return head
 
     @staticmethod
-    def convert_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         stem = [
             (rf"patch_embed\.proj\.{3 * i + j}\.(.*)", rf"backbone.downsamples.0.{2 * i}.{name}.\1")
             for i in range(4)

@@ -205,10 +205,9 @@ class SHViT(Backbone):
         return Head(self.out_channels[-1], num_classes, self.distillation)
 
     @staticmethod
-    def convert_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        trunk = {k.removeprefix("backbone."): v for k, v in state_dict.items() if k.startswith("backbone.")}
+    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         renamed = rename_keys(
-            {_rename(key): value for key, value in (trunk or state_dict).items()},
+            {_rename(key): value for key, value in state_dict.items()},
             [
                 (r"((?:downsamples|stages)\..*)", r"backbone.\1"),
                 (r"head\.(.*)", r"head.cls.\1"),

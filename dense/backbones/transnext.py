@@ -431,7 +431,7 @@ class TransNeXt(Backbone):
         return head
 
     @staticmethod
-    def convert_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rules = [(r"head\.(.*)", r"head.fc.\1")]
         for i in range(4):
             block, ours = rf"block{i + 1}\.(\d+)\.", rf"backbone.stages.{i}.\1."

@@ -210,3 +210,19 @@ def test_has_parity_packs(backbone):
 def test_compile(backbone, wanted):
     compiled = torch.compile(backbone, backend="aot_eager")  # the default one wants a C++ compiler
     assert difference(compiled(images(4)), wanted) < 1e-5
+
+
+def test_takes_the_backbone_of_a_detector(backbone):
+    """Published files of detectors and segmentors have ``backbone.`` before each of its keys, and heads."""
+    cls, seen = type(backbone), []
+    tensor = torch.zeros(1)
+
+    class Recorder(cls):
+        @staticmethod
+        def rename_official(state_dict):
+            seen.append(dict(state_dict))
+            return {}
+
+    Recorder.convert_official({"backbone.some.weight": tensor, "decode_head.weight": tensor})
+    Recorder.convert_official({"some.weight": tensor})
+    assert [list(state) for state in seen] == [["some.weight"]] * 2
