@@ -51,20 +51,7 @@ def main() -> None:
             for shape in shapes:
                 rows += bench_attention(args.batch, *shape, axis, dtype)
         rows.append(bench_classifier(args.batch, dtype))
-    add_floors(rows)
-    report = {
-        "date": datetime.date.today().isoformat(),
-        "card": torch.cuda.get_device_name(),
-        "torch": f"torch {torch.__version__}",
-        "command": shlex.join(["python", *sys.argv]),
-        "unit": "ms",
-        "rows": rows,
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "gpu_ops.json").write_text(json.dumps(report, indent=1) + "\n")
-    text = table(report)
-    (args.out / "gpu_ops.txt").write_text(text)
-    print(text, end="")
+    write_report(rows, args.out, "gpu_ops")
 
 
 def bench_knn(batch: int, size: int, number: int, k: int) -> dict:
@@ -261,6 +248,24 @@ def row(case: str, same: bool | float, times: dict, baseline: str, work: tuple[f
     return line
 
 
+def write_report(rows: list[dict], folder: pathlib.Path, name: str) -> None:
+    """Write name.json and name.txt, and print the latter."""
+    add_floors(rows)
+    report = {
+        "date": datetime.date.today().isoformat(),
+        "card": torch.cuda.get_device_name(),
+        "torch": f"torch {torch.__version__}",
+        "command": shlex.join(["python", *sys.argv]),
+        "unit": "ms",
+        "rows": rows,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    text = table(report)
+    (folder / f"{name}.txt").write_text(text)
+    print(text, end="")
+
+
 def table(report: dict) -> str:
     """Aligned columns of the report's rows."""
     columns = [
@@ -275,6 +280,7 @@ def table(report: dict) -> str:
         "baseline",
     ]
     columns += ["clouds_per_s"]
+    columns = [column for column in columns if any(column in line for line in report["rows"])]
     lines = [columns] + [[str(line.get(column, "-")) for column in columns] for line in report["rows"]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     head = "  ".join(report[key] for key in ("date", "card", "torch", "command", "unit")) + "\n"
