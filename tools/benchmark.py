@@ -4,6 +4,7 @@
     python tools/benchmark.py knn fps --sizes 1024 4096 --threads 2
     python tools/benchmark.py models --model risurconv_cls
     python tools/benchmark.py --device cuda
+    python tools/benchmark.py images --model davit_tiny --size 224 --batch 8     # see images --help
 
 All that a row compares takes turns in one process, after a warm-up, on one cloud of points on a rough sphere;
 a row gives medians in milliseconds and, in brackets, the time of each relative to ours. What is not installed
@@ -18,16 +19,14 @@ import datetime
 import importlib
 import json
 import pathlib
-import platform
 import shlex
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import pointsuite  # before PyTorch: it sets how threads wait  # isort: skip
 import numpy as np
 import torch
+from measure import machine, take_turns, threads
 from torch.nn.functional import cross_entropy, linear, normalize
 
 from pointsuite import ops
@@ -72,10 +71,6 @@ class Cloud:
 
     def values(self) -> torch.Tensor:
         return torch.randn(1, self.size, CHANNELS, device=self.device)
-
-
-def threads() -> int:
-    return torch.get_num_threads()
 
 
 def knn(cloud: Cloud) -> Peers:
@@ -225,40 +220,6 @@ def open3d_search(open3d, array: np.ndarray, radius: float | None = None):
     return search
 
 
-def milliseconds(function: Callable, device: str, calls: int = 1) -> float:
-    """Of one call, the mean of `calls` in a row."""
-    if device == "cpu":
-        start = time.perf_counter()
-        for _ in range(calls):
-            function()
-        return 1e3 * (time.perf_counter() - start) / calls
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    for _ in range(calls):
-        function()
-    last.record()
-    last.synchronize()
-    return first.elapsed_time(last) / calls
-
-
-def take_turns(peers: Peers, device: str, seconds: float) -> dict[str, float]:
-    """Median milliseconds of each: 3 rounds, or as many as fit into `seconds` (at most 100).
-
-    A turn repeats a short call for about 5 ms: its neighbours' use of the caches is not its own cost.
-    """
-    for function in peers.values():  # compile
-        function()
-    calls = {name: max(1, int(5 / milliseconds(function, device))) for name, function in peers.items()}
-    times = {name: [] for name in peers}
-    end = time.perf_counter() + seconds
-    for done in range(100):
-        if done >= 3 and time.perf_counter() > end:
-            break
-        for name, function in peers.items():
-            times[name].append(milliseconds(function, device, calls[name]))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def compare(name: str, size: int, device: str, seconds: float, peaks: tuple[float, float] | None) -> dict:
     """One row: medians of an operator and its peers, and on a GPU the roofline."""
     peers, _, work = OPS[name]
@@ -302,17 +263,6 @@ def time_model(name: str, device: str, seconds: float, batch: int = 16, size: in
     times = take_turns(parts, device, seconds)
     units = {part: times[part] / times["unit"] for part in ("evaluation", "training step")}
     return {"model": name, "batch": batch, "points": size, "ms": times, "units": units}
-
-
-def machine(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    names = [
-        line.split(":")[1].strip()
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.processor()}, {threads()} threads"
 
 
 def table(report: dict) -> str:
@@ -361,10 +311,20 @@ def plot(report: dict, path: pathlib.Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["images"]:
+        import benchmark_images
+
+        return benchmark_images.main(argv[1:])
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", metavar="NAME", help=f"models, {', '.join(OPS)}; all by default")
+    parser.add_argument(
+        "what",
+        nargs="*",
+        metavar="NAME",
+        help=f"models, {', '.join(OPS)}; all by default (images has a command line of its own)",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="PyTorch's choice by default")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="points a cloud")
@@ -388,7 +348,7 @@ def main(argv: list[str] | None = None) -> None:
         "date": datetime.date.today().isoformat(),
         "machine": machine(args.device),
         "versions": f"torch {torch.__version__}, pointsuite {pointsuite.__version__}",
-        "command": shlex.join(["python", "tools/benchmark.py", *(sys.argv[1:] if argv is None else argv)]),
+        "command": shlex.join(["python", "tools/benchmark.py", *argv]),
         "ops": [],
         "models": [],
     }

@@ -20,4 +20,4 @@ threads=$(($(nproc) / processes))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
 exec "${PYTHON:-python}" -m torch.distributed.run "${nodes[@]}" --nproc-per-node "$processes" \
-    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"
+    "$(dirname "$0")/${TOOL:-train.py}" "$config" --launcher pytorch "$@"

@@ -1,7 +1,5 @@
-import itertools
 import json
 import re
-import time
 
 import pytest
 
@@ -38,16 +36,6 @@ def test_ratios_are_relative_to_ours_and_the_fastest_comes_first():
     assert tool.cells(row) == ["pointsuite 2", "fast 1 (0.50x)", "slow 8 (4.00x)", "roofline 0.5"]
 
 
-def test_peers_take_turns_and_short_calls_repeat():
-    calls = []
-    peers = {"slow": lambda: (calls.append("slow"), time.sleep(0.006)), "fast": lambda: calls.append("fast")}
-    found = tool.take_turns(peers, "cpu", 0)
-    turns = [name for name, _ in itertools.groupby(calls)]
-    assert turns == ["slow", "fast"] * 5  # compile, calibrate, 3 rounds
-    assert calls.count("slow") == 5 and calls.count("fast") > 50
-    assert found["slow"] >= 6 and 0 < found["fast"] < 1
-
-
 def test_missing_libraries_are_left_out(monkeypatch):
     monkeypatch.setattr(tool, "optional", lambda name: None)
     cloud = tool.Cloud(64, "cpu")
@@ -63,4 +51,58 @@ def test_missing_libraries_are_left_out(monkeypatch):
 def test_bad_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit):
         tool.main(arguments)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def read_images(folder, kind, capsys):
+    text = (folder / f"benchmark_{kind}_cpu.txt").read_text()
+    assert text in capsys.readouterr().out
+    return json.loads((folder / f"benchmark_{kind}_cpu.json").read_text()), text
+
+
+def test_images(tmp_path, capsys):
+    options = ["--size", "32", "48", "--batch", "2", "--seconds", "0", "--amp", "--channels-last"]
+    tool.main(["images", "--model", "shvit_s1", "shvit_s2", *options, "--out", str(tmp_path)])
+    report, text = read_images(tmp_path, "images", capsys)
+    assert report["command"].startswith("python tools/benchmark.py images --model shvit_s1")
+    first, second = report["rows"]
+    assert first["parameters"] == 6_330_808 and 1e6 < first["macs"] < second["macs"]
+    assert first["unit_ms"] == second["unit_ms"]  # they took turns
+    for row in report["rows"]:
+        assert row["units"] == pytest.approx(row["ms"] / row["unit_ms"]) and row["peak_bytes"] > 0
+        assert row["images_per_second"] == pytest.approx(2000 / row["ms"])
+        assert row["model"] in text and "2 x 32 x 48" in text
+
+
+def test_growth(tmp_path, capsys):
+    options = ["--growth", "32", "64", "--batch", "1", "--seconds", "0"]
+    tool.main(["images", "--model", "shvit_s1", *options, "--out", str(tmp_path)])
+    report, text = read_images(tmp_path, "growth", capsys)
+    assert [row["size"] for row in report["rows"]] == [[32, 32], [64, 64]]
+    assert set(report["growth"]["shvit_s1"]) == {"time", "memory"}
+    assert re.search(r"shvit_s1: time ~ pixels\^-?[\d.]+, memory ~ pixels\^", text)
+
+
+def test_exponents_of_growth():
+    rows = [
+        {"model": name, "size": [side, 2 * side], "units": 3 * side**4, "peak_bytes": 7 * side**power}
+        for side in (10, 20, 40)
+        for name, power in (("a", 2), ("b", 3))
+    ]
+    images = load_tool("benchmark_images")
+    assert images.fit_growth(rows, "a") == pytest.approx({"time": 2, "memory": 1})
+    assert images.fit_growth(rows, "b") == pytest.approx({"time": 2, "memory": 1.5})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "shvit_s9"], "dense has no model 'shvit_s9'; did you mean shvit_s"),
+        (["--model", "shvit_s1", "--batch", "0"], "must be at least 1"),
+        (["--model", "shvit_s1", "--growth", "64"], "at least two sizes"),
+    ],
+)
+def test_bad_arguments_of_images(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["images", *arguments])
     assert re.search(message, capsys.readouterr().err)

@@ -18,7 +18,7 @@ from . import device_of, wide
 def _axis_taps(location, size):
     """The pixel before each location, how far past its centre, and whether it and the next are on the map."""
     place = location * size - 0.5
-    near = (place >= -1) & (place < size)  # false for NaN
+    near = (place > -1) & (place < size)  # false for NaN
     place = tl.where(near, place, 0)
     low = tl.floor(place)
     share = place - low

@@ -77,6 +77,16 @@ def test_double_locations_of_float32_values():
     check((value, shapes, starts, locations.double(), weights.double()))
 
 
+def test_a_whole_pixel_outside_has_no_gradient():
+    """Offsets begin at zero, so the padding is full of places at exactly -1."""
+    value, shapes, starts, locations, weights = make(1, 2, 1, 4, 1, [(4, 4)])
+    locations[:] = -0.125  # -1 pixel
+    locations[0, 0, ..., 0] = 0.4
+    arguments = (value, shapes, starts, locations, weights)
+    for backend in ("torch", "triton"):
+        assert not results(backend, *arguments)[2].any(), backend
+
+
 def test_gradcheck():
     value, shapes, starts, locations, weights = make(1, 2, 1, 3, 2, [(3, 4)], torch.float64)
     inputs = [t.requires_grad_() for t in (value, locations, weights)]
