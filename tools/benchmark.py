@@ -9,9 +9,9 @@
 All that a row compares takes turns in one process, after a warm-up, on one cloud of points on a rough sphere;
 a row gives medians in milliseconds and, in brackets, the time of each relative to ours. What is not installed
 is left out. On a GPU, CUDA events time, and "roofline" is the least that the operator's arithmetic (of all
-pairs, for searches) and memory traffic can take. Models (batch 16 of 1024 points) are timed in units: one is
-a 2048x2048 float32 matrix product with the same threads. Writes benchmark_<device>.json, .txt and .png to
-`--out`.
+pairs, for searches) and memory traffic can take. Models (16 clouds of 1024 points for classifiers, 8 of 2048
+for part segmenters) are timed in units: one is a 2048x2048 float32 matrix product with the same threads.
+Writes benchmark_<device>.json, .txt and .png to `--out`.
 """
 
 import argparse
@@ -239,24 +239,28 @@ def gpu_peaks() -> tuple[float, float]:
     return card.multi_processor_count * lanes * 2 * card.clock_rate * 1e3, 2e3 * block.numel() / copy
 
 
-def time_model(name: str, device: str, seconds: float, batch: int = 16, size: int = 1024) -> dict:
-    """Evaluation and training step of a classifier, in units of one matrix product."""
+def time_model(name: str, device: str, seconds: float) -> dict:
+    """Evaluation and training step of a classifier or part segmenter, in units of one matrix product."""
     torch.manual_seed(0)
-    network = pointsuite.create_model(name, num_classes=40).to(device)
+    segments = name.endswith("_partseg")
+    batch, size = (8, 2048) if segments else (16, 1024)
+    options = {"num_parts": 50, "num_categories": 16} if segments else {"num_classes": 40}
+    network = pointsuite.create_model(name, **options).to(device)
     points = torch.randn(batch, size, 6, device=device)
     points[..., 3:] = normalize(points[..., 3:], dim=-1)
-    labels = torch.randint(0, 40, (batch,), device=device)
+    inputs = (points, torch.randint(0, 16, (batch,), device=device)) if segments else (points,)
+    labels = torch.randint(0, 40, (batch * size if segments else batch,), device=device)
     matrix = torch.randn(2048, 2048, device=device)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
 
     @torch.inference_mode()
     def evaluation():
-        network.eval()(points)
+        network.eval()(*inputs)
 
     def training_step():
         network.train()
         optimizer.zero_grad()
-        cross_entropy(network(points), labels).backward()
+        cross_entropy(network(*inputs).flatten(0, -2), labels).backward()
         optimizer.step()
 
     parts = {"unit": lambda: matrix @ matrix, "evaluation": evaluation, "training step": training_step}
@@ -328,7 +332,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="PyTorch's choice by default")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="points a cloud")
-    parser.add_argument("--model", nargs="+", default=["risurconv_cls"], help="classifiers of the zoo")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=["risurconv_cls", "risurconv_partseg"],
+        help="classifiers and part segmenters",
+    )
     parser.add_argument("--seconds", type=float, default=3, help="for each row, at least 3 rounds")
     parser.add_argument("--quick", action="store_true", help="small clouds, one model, 3 rounds")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
