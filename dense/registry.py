@@ -5,6 +5,7 @@ from pointsuite.engine.zoo import ModelZoo
 
 _registries = make_registries(
     "dense",
+    # what needs mmdet or mmseg is imported by the configs that use it (custom_imports)
     MODELS=["dense.backbones", "dense.classification.classifier", "dense.classification.augment"],
     DATASETS=["dense.classification.datasets"],
     TRANSFORMS=["dense.classification.transforms"],

@@ -43,14 +43,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = build(args.model, args.model_args)
     except (TypeError, ValueError) as error:
         raise command.UsageError(error) from error
-    if not hasattr(model, "convert_official"):
+    # of MMDetection's detectors, a head of ours can read the whole
+    parts = (model, getattr(model, "bbox_head", None))
+    converter = next((part for part in parts if hasattr(part, "convert_official")), None)
+    if converter is None:
         raise command.UsageError(
             f"{args.model} has no convert_official: its published weights cannot be read"
         )
 
     # only the weights are kept: a logged accuracy, often NumPy's, may be in the file
     published = find_state_dict(load_checkpoint(args.published, numpy_numbers=True), args.published)
-    converted = model.convert_official(dict(published))
+    converted = converter.convert_official(dict(published))
     if isinstance(model, Backbone):  # alone (features_only=True): no head
         bare = {key: value for key, value in converted.items() if key.startswith("backbone.")}
         converted = strip_prefix(bare, "backbone.")

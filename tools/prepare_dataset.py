@@ -20,6 +20,7 @@ DATASETS = {
     "meshes": "pointsuite.datasets.mesh_folder",
     "clouds": "pointsuite.datasets.cloud_folder",
     "camvid": "dense.segmentation.camvid",
+    "pennfudan": "dense.detection.pennfudan",
 }
 
 

@@ -1,0 +1,236 @@
+"""Labelled images: folders, list files, Fashion-MNIST."""
+
+import gzip
+import os
+import random
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.dataset import BaseDataset
+
+from ..registry import DATASETS, TRANSFORMS
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Python's and NumPy's global generators, which transforms draw from, start at ``key`` within."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+
+
+class ImageDataset(BaseDataset):
+    """What MMEngine's dataset is, with random numbers that depend on (seed, epoch, index) alone.
+
+    So a run that was resumed sees what an unbroken one sees, with any number of workers.
+
+    Args:
+        pipeline: transforms (configs or callables), applied in order.
+        seed: of the transforms.
+        test_mode: the epoch stays 0, whatever :meth:`set_epoch` is told.
+        **kwargs: of MMEngine's ``BaseDataset``, as ``indices=1000``, or ``metainfo=dict(classes=...)``.
+    """
+
+    def __init__(self, *, pipeline: Sequence[dict | Callable] = (), seed: int = 0, **kwargs):
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # worker processes see it change
+        built = [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipeline]
+        super().__init__(pipeline=built, **kwargs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the random numbers of the samples from now on, in worker processes too."""
+        self._epoch.fill_(epoch)
+
+    def prepare_data(self, idx: int) -> dict:
+        with seeded(self.seed, 0 if self.test_mode else int(self._epoch), idx % len(self)):
+            return super().prepare_data(idx)
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        return [self.get_data_info(idx)["gt_label"]]
+
+
+@DATASETS.register_module()
+class ImageFolder(ImageDataset):
+    """Images in one folder a class, or in a list.
+
+    Without ``list_file``, ``data_root/split`` has a folder for each class, with images at any depth; the
+    labels are the classes' places in ``metainfo["classes"]``, by default all folders by name. With it, its
+    lines are ``path label``, paths relative to ``data_root/split``, labels either all numbers from 0 or all
+    names of classes, by default as they come by name.
+
+    A sample before the pipeline: ``img_path`` str, ``gt_label`` int, ``sample_idx`` int.
+
+    Raises:
+        OSError: a file or folder is missing, a class has no image, a line or a label is wrong.
+    """
+
+    def __init__(
+        self,
+        data_root: str | os.PathLike,
+        split: str = "",
+        list_file: str | os.PathLike | None = None,
+        **kwargs,
+    ):
+        self.folder = Path(data_root).expanduser() / split
+        self.list_file = None if list_file is None else Path(list_file).expanduser()
+        super().__init__(data_root=str(data_root), **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        pairs, names = self._read_folders() if self.list_file is None else self._read_list()
+        classes = self._metainfo.setdefault("classes", names)
+        label = {name: i for i, name in enumerate(classes)}
+        if missing := sorted(set(names) - set(classes)):
+            raise OSError(
+                f"{self.list_file or self.folder}: {missing[0]!r} is not one of the {len(classes)} classes"
+            )
+        return [{"img_path": path, "gt_label": label[name]} for path, name in pairs]
+
+    def _read_folders(self) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{self.folder}: no such folder, wanted one with a folder for each class")
+        wanted = self._metainfo.get("classes")
+        names = tuple(
+            sorted(f.name for f in self.folder.iterdir() if f.is_dir()) if wanted is None else wanted
+        )
+        pairs = [(path, name) for name in names for path in find_images(self.folder / name)]
+        if empty := sorted(set(names) - {name for _, name in pairs}):
+            raise FileNotFoundError(
+                f"{self.folder / empty[0]}: found no image, wanted some of the kinds {' '.join(SUFFIXES)}"
+            )
+        if not pairs:
+            raise FileNotFoundError(f"{self.folder}: found no folder, wanted one for each class")
+        return pairs, names
+
+    def _read_list(self) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+        pairs = []
+        for number, line in enumerate(self.list_file.read_text().splitlines(), 1):
+            if line.strip():
+                path, *label = line.strip().rsplit(maxsplit=1)
+                if not label:
+                    raise OSError(f"{self.list_file}, line {number}: found {line!r}, wanted 'path label'")
+                pairs.append((str(self.folder / path), label[0]))
+        if not pairs:
+            raise OSError(f"{self.list_file}: found no line, wanted 'path label'")
+        if not all(label.isdecimal() for _, label in pairs):
+            return pairs, tuple(sorted({label for _, label in pairs}))
+        top = max(int(label) for _, label in pairs)
+        names = tuple(self._metainfo.get("classes", map(str, range(top + 1))))
+        if top >= len(names):
+            raise OSError(f"{self.list_file}: found the label {top}, wanted 0 to {len(names) - 1}")
+        return [(path, names[int(label)]) for path, label in pairs], names
+
+
+def find_images(folder: Path) -> list[str]:
+    """All images under a folder, by name, whatever their suffix's case; FileNotFoundError without folder."""
+
+    def fail(error: OSError):
+        raise FileNotFoundError(f"{error.filename}: no folder that can be read ({error.strerror})")
+
+    return sorted(
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder, onerror=fail, followlinks=True)
+        for name in names
+        if name.lower().endswith(SUFFIXES)
+    )
+
+
+@DATASETS.register_module()
+class FashionMNIST(ImageDataset):
+    """60,000 and 10,000 grey images of 28 x 28 pixels, ten classes.
+
+    The files are the four of the data set as they were published, ``.gz`` or unpacked. A sample before the
+    pipeline: ``img`` uint8 (28, 28, 3), three equal channels, ``gt_label`` int, ``sample_idx`` int.
+
+    Source: Xiao et al., "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms",
+    2017; MIT licence.
+
+    Args:
+        data_root: folder with the files; by default where Debian's package dataset-fashion-mnist has them.
+        split: "train" or "test".
+        **kwargs: of :class:`ImageDataset`.
+
+    Raises:
+        OSError: a file is missing or is not what it should be.
+    """
+
+    METAINFO = {
+        "classes": (
+            "T-shirt",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        )
+    }
+
+    def __init__(self, data_root: str | os.PathLike | None = None, split: str = "train", **kwargs):
+        if split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test', found {split!r}")
+        self.folder = FASHION_MNIST if data_root is None else Path(data_root).expanduser()
+        self.prefix = "train" if split == "train" else "t10k"
+        super().__init__(data_root=str(self.folder), **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        self.images = read_idx(self._find("images-idx3-ubyte"), ndim=3)
+        file = self._find("labels-idx1-ubyte")
+        labels = read_idx(file, ndim=1)
+        if len(labels) != len(self.images) or labels.max() >= 10:
+            raise OSError(
+                f"{file}: found {len(labels)} labels up to {labels.max()}, wanted {len(self.images)} up to 9"
+            )
+        return [{"row": row, "gt_label": int(label)} for row, label in enumerate(labels)]
+
+    def _find(self, name: str) -> Path:
+        path = self.folder / f"{self.prefix}-{name}"
+        for file in (path, path.with_name(f"{path.name}.gz")):
+            if file.is_file():
+                return file
+        raise FileNotFoundError(
+            f"{path}: no such file, nor {path.name}.gz; Debian's package dataset-fashion-mnist has them "
+            f"(apt-get install it), in {FASHION_MNIST}"
+        )
+
+    def get_data_info(self, idx: int) -> dict:
+        info = super().get_data_info(idx)
+        image = self.images[info.pop("row")]
+        return {**info, "img": np.repeat(image[..., None], 3, axis=2)}
+
+
+def read_idx(path: Path, ndim: int) -> np.ndarray:
+    """A file of the IDX format, gzipped or not, as a uint8 array of ``ndim`` axes, none of them empty.
+
+    Raises:
+        OSError: the file is damaged or holds anything else.
+    """
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise OSError(f"{path}: not a gzip file that can be read ({error})") from error
+    head = 4 + 4 * ndim
+    shape = struct.unpack(f">{ndim}i", data[4:head]) if len(data) >= head else ()
+    if data[:4] != bytes((0, 0, 8, ndim)) or min(shape, default=0) < 1:
+        raise OSError(f"{path}: found the head {data[:head].hex(' ')}, wanted IDX of bytes with {ndim} axes")
+    if len(data) - head != np.prod(shape):
+        raise OSError(f"{path}: found {len(data) - head} bytes, wanted {np.prod(shape)} for {shape}")
+    return np.frombuffer(data, np.uint8, offset=head).reshape(shape)

@@ -1,0 +1,190 @@
+"""From a file to what a classifier is fed. Images are uint8 (H, W, 3) in the order red, green, blue.
+
+mmcv's transforms (Resize, CenterCrop, RandomFlip, ...), which importing this registers, stand between ours.
+Random numbers come from Python's generator, mmcv's from NumPy's; datasets seed both for each sample.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp, log
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+from ..registry import TRANSFORMS
+from .data_sample import ImageDataSample
+
+try:
+    import mmcv.transforms  # noqa: F401
+except ImportError as error:
+    raise ImportError(f"image pipelines need mmcv: pip install pointsuite[dense] ({error})") from error
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class LoadImage:
+    """``img_path`` to ``img``, upright (EXIF), ``img_shape`` and ``ori_shape``.
+
+    Grey images get three equal channels, those of 16 bits lose the lower 8, transparency is dropped; other
+    colour spaces become RGB.
+
+    Raises:
+        OSError: the file is missing, damaged, or of another kind; the message names it.
+    """
+
+    def __call__(self, sample: dict) -> dict:
+        path = sample["img_path"]
+        try:
+            with Image.open(path) as file:
+                image = np.asarray(to_rgb(ImageOps.exif_transpose(file)))
+        except (FileNotFoundError, PermissionError):
+            raise  # say already which
+        except Exception as error:  # of many types where a file is damaged
+            raise OSError(f"{path}: not an image that can be read ({error})") from error
+        return {**sample, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any image of 8 or 16 bits a channel, in RGB with 8."""
+    if image.mode.startswith("I"):  # 16 bits of grey, in 16 or 32
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError(f"found levels {levels.min()} to {levels.max()}, wanted 0 to 65535")
+        image = Image.fromarray((levels >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("found an image of floating-point numbers, wanted 8 or 16 bits a channel")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """Cut out a random box of the image and resize it, by Pillow, to a square.
+
+    Source: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015. Where ten draws do not fit into the
+    image, the box is the largest one in its middle whose aspect is in the range.
+
+    Args:
+        size: pixels to a side of the result.
+        area: range of the box's share of the image.
+        aspect: width to height of the box, between this and its inverse.
+        interpolation: "bicubic", "bilinear", "nearest", ...; all but the last see every pixel of the box.
+    """
+
+    size: int
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: float = 4 / 3
+    interpolation: str = "bicubic"
+
+    def __call__(self, sample: dict) -> dict:
+        x, y, width, height = self._box(*sample["img"].shape[1::-1])
+        image = Image.fromarray(sample["img"][y : y + height, x : x + width])
+        resample = Image.Resampling[self.interpolation.upper()]
+        resized = np.asarray(image.resize((self.size, self.size), resample))
+        return {**sample, "img": resized, "img_shape": resized.shape[:2]}
+
+    def _box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        for _ in range(10):
+            area = random.uniform(*self.area) * width * height
+            aspect = exp(random.uniform(-1, 1) * log(self.aspect))
+            w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+            if 0 < w <= width and 0 < h <= height:
+                return random.randint(0, width - w), random.randint(0, height - h), w, h
+        w = max(1, min(width, round(height * self.aspect)))
+        h = max(1, min(height, round(width * self.aspect)))
+        return (width - w) // 2, (height - h) // 2, w, h
+
+
+def _affine(*matrix: float) -> Callable[[Image.Image, tuple[int, int, int]], Image.Image]:
+    """Output pixel (x, y) is input pixel (a x + b y + c, d x + e y + f)."""
+
+    def apply(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
+        a, b, c, d, e, f = matrix
+        matrix_in_pixels = (a, b, c * image.width, d, e, f * image.height)
+        return image.transform(
+            image.size, Image.Transform.AFFINE, matrix_in_pixels, Image.Resampling.BICUBIC, fillcolor=fill
+        )
+
+    return apply
+
+
+def _enhance(kind: type) -> Callable:
+    return lambda image, level, sign, fill: kind(image).enhance(1 + sign * 0.9 * level)
+
+
+# (image, level in 0..1, sign, colour of what comes in from outside) -> image; a higher level changes more
+OPERATIONS: dict[str, Callable[[Image.Image, float, int, tuple[int, int, int]], Image.Image]] = {
+    "autocontrast": lambda image, level, sign, fill: ImageOps.autocontrast(image),
+    "equalize": lambda image, level, sign, fill: ImageOps.equalize(image),
+    "invert": lambda image, level, sign, fill: ImageOps.invert(image),
+    "rotate": lambda image, level, sign, fill: image.rotate(
+        sign * 30 * level, Image.Resampling.BICUBIC, fillcolor=fill
+    ),
+    "posterize": lambda image, level, sign, fill: ImageOps.posterize(image, max(1, 8 - round(4 * level))),
+    "solarize": lambda image, level, sign, fill: ImageOps.solarize(image, round(256 * (1 - level))),
+    "solarize_add": lambda image, level, sign, fill: image.point(
+        lambda value: min(255, value + round(110 * level)) if value < 128 else value
+    ),
+    "color": _enhance(ImageEnhance.Color),
+    "contrast": _enhance(ImageEnhance.Contrast),
+    "brightness": _enhance(ImageEnhance.Brightness),
+    "sharpness": _enhance(ImageEnhance.Sharpness),
+    "shear_x": lambda image, level, sign, fill: _affine(1, sign * 0.3 * level, 0, 0, 1, 0)(image, fill),
+    "shear_y": lambda image, level, sign, fill: _affine(1, 0, 0, sign * 0.3 * level, 1, 0)(image, fill),
+    "translate_x": lambda image, level, sign, fill: _affine(1, 0, sign * 0.45 * level, 0, 1, 0)(image, fill),
+    "translate_y": lambda image, level, sign, fill: _affine(1, 0, 0, 0, 1, sign * 0.45 * level)(image, fill),
+}
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class RandAugment:
+    """Draw ``num`` of :data:`OPERATIONS`; each is done with probability ``prob``, at a random level.
+
+    Source: Cubuk et al., "RandAugment: Practical Automated Data Augmentation with a Reduced Search Space",
+    CVPR Workshops 2020, with levels that are drawn anew for each operation and all of which change more the
+    higher they are. (mmdet's RandAugment has neither.)
+
+    Args:
+        num: operations drawn for an image, with replacement.
+        magnitude: mean of the level, 0 to 10.
+        std: standard deviation of the level; what falls outside 0..10 is clipped.
+        prob: of each operation.
+        fill: red, green and blue of what comes in from outside, by default the mean of ImageNet.
+    """
+
+    num: int = 2
+    magnitude: float = 9
+    std: float = 0.5
+    prob: float = 0.5
+    fill: tuple[int, int, int] = (124, 116, 104)
+
+    def __call__(self, sample: dict) -> dict:
+        image = Image.fromarray(sample["img"])
+        for name in random.choices(list(OPERATIONS), k=self.num):
+            if random.random() < self.prob:
+                level = min(max(random.gauss(self.magnitude, self.std), 0), 10) / 10
+                image = OPERATIONS[name](image, level, random.choice((-1, 1)), tuple(self.fill))
+        return {**sample, "img": np.asarray(image)}
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class PackImage:
+    """{"inputs": uint8 tensor (3, H, W); "data_samples": :class:`ImageDataSample`}."""
+
+    def __call__(self, sample: dict) -> dict:
+        image = sample["img"]
+        metainfo = {key: sample[key] for key in ("img_path", "ori_shape") if key in sample}
+        metainfo |= {"img_shape": image.shape[:2]}
+        if "sample_idx" in sample:
+            metainfo["index"] = sample["sample_idx"]
+        data_sample = ImageDataSample(metainfo=metainfo)
+        if "gt_label" in sample:
+            data_sample.gt_label = torch.tensor(sample["gt_label"])
+        inputs = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return {"inputs": inputs, "data_samples": data_sample}

@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from dense.classification.metrics import TopK
+
+
+def sample(scores, label, **kwargs):
+    return {"pred_scores": torch.tensor(scores), "gt_label": torch.tensor(label), **kwargs}
+
+
+def accuracy(samples, **kwargs):
+    metric = TopK(**kwargs)
+    metric.process(None, samples)
+    return metric.evaluate(len(samples))
+
+
+def test_by_hand():
+    scores = [0.1, 0.4, 0.2, 0.3]
+    samples = [sample(scores, label) for label in range(4)]  # ranks 3, 0, 2, 1
+    assert accuracy(samples, topk=(1, 2, 3)) == {
+        "accuracy/top1": 25.0,
+        "accuracy/top2": 50.0,
+        "accuracy/top3": 75.0,
+    }
+    assert accuracy(samples) == {"accuracy/top1": 25.0}  # any label is in the top 5 of 4
+
+
+def test_equal_scores_count_as_argmax_has_them():
+    samples = [sample([0.25] * 4, label) for label in range(4)]
+    assert accuracy(samples, topk=(1, 3)) == {"accuracy/top1": 25.0, "accuracy/top3": 75.0}
+
+
+def test_agrees_with_argmax_and_topk():
+    scores = torch.rand(200, 7, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(200) % 7
+    found = accuracy([sample(s.tolist(), n.item()) for s, n in zip(scores, labels, strict=True)])
+    assert found["accuracy/top1"] == pytest.approx(100 * (scores.argmax(1) == labels).float().mean().item())
+    hits = (scores.topk(5).indices == labels[:, None]).any(1)
+    assert found["accuracy/top5"] == pytest.approx(100 * hits.float().mean().item())
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (sample([0.5, float("nan")], 1, img_path="a.jpg"), "a.jpg: scores are not finite"),
+        (sample([0.5, 0.5], 2, index=7), "image 7: found the label 2, wanted 0 to 1"),
+        (sample([0.5, 0.5], -1), "found the label -1"),
+    ],
+)
+def test_refusals(bad, message):
+    with pytest.raises(ValueError, match=message):
+        accuracy([bad])
+
+
+def test_k_must_be_positive():
+    with pytest.raises(ValueError, match=r"at least 1, found \(0,\)"):
+        TopK(topk=(0,))

@@ -1,0 +1,146 @@
+"""Draw curves from the logs of runs, and say how long their iterations took.
+
+    python tools/analyze_logs.py work_dirs/a work_dirs/b --keys loss accuracy/top1 --out curves.png
+
+A run is a work dir (a resumed run's logs are put together) or a scalars.json. Without --keys, all losses of
+training and all metrics of validation are drawn. Times are means of the iterations between two lines of the
+log; they leave validation and saving out.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pointsuite.engine import command
+
+NOT_METRICS = ("time", "data_time", "step", "epoch", "iter", "memory", "lr", "base_lr", "momentum")
+
+
+class Log(NamedTuple):
+    """Lines of a run's log, by ``step``: iterations of training, epochs or iterations of validation."""
+
+    train: dict[int, dict]
+    val: dict[int, dict]
+
+    def names(self) -> list[str]:
+        """Losses of training and metrics of validation, as they first come."""
+        losses = (key for line in self.train.values() for key in line if "loss" in key)
+        metrics = (key for line in self.val.values() for key in line if key not in NOT_METRICS)
+        return list(dict.fromkeys([*losses, *metrics]))
+
+    def curve(self, key: str) -> tuple[list[int], list[float], str]:
+        """Steps, values and the name of the steps; empty where the log has no such key."""
+        for lines, unit in ((self.train, "iteration"), (self.val, "validation")):
+            found = [(step, line[key]) for step, line in sorted(lines.items()) if key in line]
+            if found:
+                return *map(list, zip(*found, strict=True)), unit
+        return [], [], ""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a work dir, or a scalars.json")
+    parser.add_argument("--keys", nargs="+", metavar="KEY", help="what to draw (default: losses and metrics)")
+    parser.add_argument("--out", type=Path, metavar="FILE.png", help="picture to write (default: none)")
+    args = parser.parse_args(argv)
+    logs = {run: read_log(Path(run)) for run in args.runs}
+    known = list(dict.fromkeys(key for log in logs.values() for key in log.names()))
+    if args.keys and (
+        unknown := [key for key in args.keys if not any(log.curve(key)[0] for log in logs.values())]
+    ):
+        raise command.UsageError(f"--keys {unknown[0]!r}: no log has it, there are {', '.join(known)}")
+    print(table(logs, args.keys or known))
+    if args.out:
+        draw(logs, args.keys or known, args.out)
+        print(args.out)
+
+
+def read_log(run: Path) -> Log:
+    """The log of a work dir or file.
+
+    Of several runs in a work dir, a later one stands for what it repeats of earlier ones.
+
+    Raises:
+        UsageError: no log, or one that cannot be read.
+    """
+    files = sorted(run.glob("*/vis_data/scalars.json")) if run.is_dir() else [run]
+    if not files:
+        raise command.UsageError(f"{run}: found no */vis_data/scalars.json, wanted the work dir of a run")
+    whole = Log({}, {})
+    for file in files:
+        log = read_lines(file)
+        for old, new in zip(whole, log, strict=True):
+            for step in [step for step in old if new and step >= min(new)]:
+                del old[step]
+            old.update(new)
+    if not (whole.train or whole.val):
+        raise command.UsageError(f"{run}: the log is empty")
+    return whole
+
+
+def read_lines(file: Path) -> Log:
+    log = Log({}, {})
+    for number, text in enumerate(file.read_text().splitlines(), 1):
+        try:
+            line = json.loads(text)
+            lines = log.train if "iter" in line and "lr" in line else log.val
+            lines[line["step"]] = {k: v for k, v in line.items() if isinstance(v, (int, float))}
+        except (ValueError, KeyError, TypeError) as error:
+            raise command.UsageError(f"{file}, line {number}: not a line of MMEngine's scalars") from error
+    return log
+
+
+def table(logs: dict[str, Log], keys: Iterable[str]) -> str:
+    lines = []
+    for run, log in logs.items():
+        times = [line["time"] for line in log.train.values() if "time" in line]
+        lines.append(f"{run}: {max(log.train, default=0)} iterations, {len(log.val)} validations")
+        if times:
+            waits = [line.get("data_time", 0) for line in log.train.values() if "time" in line]
+            median = statistics.median(times)
+            lines.append(
+                f"  seconds an iteration: median {median:.4f}, mean {statistics.mean(times):.4f}, "
+                f"standard deviation {statistics.pstdev(times):.4f}, {min(times):.4f} to {max(times):.4f}; "
+                f"{100 * sum(waits) / sum(times):.1f} % waiting for data"
+            )
+        for key in keys:
+            steps, values, unit = log.curve(key)
+            if steps:
+                pairs = list(zip(values, steps, strict=True))
+                (low, at_low), (high, at_high) = min(pairs), max(pairs)
+                lines.append(
+                    f"  {key}: {values[0]:.5g} at {unit} {steps[0]}, {values[-1]:.5g} at {steps[-1]}, least "
+                    f"{low:.5g} at {at_low}, most {high:.5g} at {at_high}"
+                )
+    return "\n".join(lines)
+
+
+def draw(logs: dict[str, Log], keys: Sequence[str], out: Path) -> None:
+    """A panel for each key, a line for each run."""
+    from matplotlib.figure import Figure
+
+    from pointsuite.visualization.png import write_png
+
+    columns = min(3, len(keys))
+    rows = -(-len(keys) // columns)
+    figure = Figure((4.5 * columns, 3.4 * rows), dpi=100, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, key in zip(panels, keys, strict=False):
+        for run, log in logs.items():
+            steps, values, unit = log.curve(key)
+            if steps:
+                axes.plot(steps, values, marker="." if len(steps) < 50 else None, label=run)
+                axes.set(title=key, xlabel=unit)
+        axes.grid(alpha=0.3)
+    for axes in list(panels)[len(keys) :]:
+        axes.remove()
+    if len(logs) > 1:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
+    write_png(figure, out)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,26 @@
+"""Print a config as a run sees it: bases merged, options applied.
+
+python tools/print_config.py CONFIG [--cfg-options KEY=VALUE ...] [--out FILE.py]
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pointsuite.engine import command
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = command.build_parser("Print a config as a run sees it: bases merged, options applied.")
+    parser.add_argument("--out", type=Path, help="also write it to this file (.py, .json or .yml)")
+    args = parser.parse_args(argv)
+    if args.out and args.out.suffix not in (".py", ".json", ".yml"):
+        raise command.UsageError(f"--out {args.out}: found {args.out.suffix!r}, wanted .py, .json or .yml")
+    cfg = command.load_config(args)
+    print(cfg.pretty_text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        cfg.dump(args.out)
+
+
+if __name__ == "__main__":
+    command.run(main)
