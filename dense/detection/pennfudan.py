@@ -1,0 +1,85 @@
+"""Penn-Fudan pedestrians (Wang et al., "Object detection combining recognition and segmentation", ACCV 2007).
+
+170 images with 423 people, each with a mask. The published folder ``PennFudanPed`` has ``PNGImages/NAME.png``
+and ``PedMasks/NAME_mask.png``, whose pixels hold the number of a person, 0 where there is none. Converted,
+there are ``images/``, and ``instances_train.json`` and ``instances_val.json`` as COCO has them. No split was
+published: here every fifth image, from the first by name, is of the validation.
+"""
+
+import argparse
+import json
+import shutil
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+HELP = "Penn-Fudan pedestrians (PennFudanPed) to COCO json with boxes and masks"
+OFFERED = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
+IMAGES = 170
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", type=Path, required=True, help="the folder PennFudanPed")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--allow-partial", action="store_true", help="take fewer images than were published")
+
+
+def prepare(args: argparse.Namespace) -> str:
+    """Write the data set to ``args.out``; returns how much there is of it.
+
+    Raises:
+        OSError: files are missing or damaged.
+        ValueError: a mask of another size than its image.
+    """
+    images = sorted((args.source / "PNGImages").glob("*.png"))
+    if not images or (len(images) < IMAGES and not args.allow_partial):
+        raise FileNotFoundError(
+            f"{args.source / 'PNGImages'}: found {len(images)} images, wanted {IMAGES} "
+            f"(--allow-partial takes fewer). The data set is offered at {OFFERED}"
+        )
+    splits = {"train": [], "val": []}
+    for i, image in enumerate(images):
+        splits["train" if i % 5 else "val"].append((i + 1, image, _read_people(image, args.source)))
+    (args.out / "images").mkdir(parents=True, exist_ok=True)
+    for image in images:
+        shutil.copyfile(image, args.out / "images" / image.name)
+    lines, ids = [], count(1)
+    for split, entries in splits.items():
+        records, people = [], []
+        for image_id, image, masks in entries:
+            height, width = masks.shape[1:]
+            records.append({"id": image_id, "file_name": image.name, "width": width, "height": height})
+            people += [{"id": next(ids), "image_id": image_id, **_describe(mask)} for mask in masks]
+        data = {"images": records, "annotations": people, "categories": [{"id": 1, "name": "person"}]}
+        (args.out / f"instances_{split}.json").write_text(json.dumps(data))
+        lines.append(f"{split}: {len(records)} images, {len(people)} people")
+    return "\n".join([*lines, f"for the configs: --cfg-options data_root={args.out}"])
+
+
+def _read_people(image: Path, root: Path) -> np.ndarray:
+    """Masks (people, H, W) bool."""
+    path = root / "PedMasks" / f"{image.stem}_mask.png"
+    with Image.open(image) as picture, Image.open(path) as file:
+        if file.size != picture.size:
+            raise ValueError(f"{path}: is {file.size} pixels, wanted {picture.size} as its image")
+        numbers = np.asarray(file)
+    people = np.unique(numbers)
+    return numbers == people[people > 0, None, None]
+
+
+def _describe(mask: np.ndarray) -> dict:
+    """Box, area and COCO's runs of a mask, which go down the columns and begin with the background."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat, prepend=False))
+    runs = np.diff([0, *changes, flat.size])
+    size = [int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1]
+    return {
+        "category_id": 1,
+        "iscrowd": 0,
+        "area": int(mask.sum()),
+        "bbox": [int(columns[0]), int(rows[0]), *size],
+        "segmentation": {"size": list(mask.shape), "counts": [int(run) for run in runs]},
+    }
