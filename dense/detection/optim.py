@@ -8,10 +8,10 @@ from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class NoDecayConstructor(DefaultOptimWrapperConstructor):
-    """MMEngine's, with one more key of ``paramwise_cfg``: parameters with some text in their names do not decay.
+    """MMEngine's, with one more key of ``paramwise_cfg``: what has some text in its name does not decay.
 
-    With ``custom_keys`` alone the longest key decides for a parameter, so that one key cannot lower the rate of
-    a backbone while another one exempts its biases. As in ``constructor="dense.NoDecayConstructor",
+    With ``custom_keys`` alone the longest key decides for a parameter, so that one cannot lower the rate of a
+    backbone while another one exempts its biases. As in ``constructor="dense.NoDecayConstructor",
     paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1)), no_decay_keys=["norm", "bias"])``.
     """
 
