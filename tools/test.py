@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import dense  # noqa: F401  before mmcv, mmdet and mmseg, which need its operators
 from pointsuite.datasets import DatasetError
 from pointsuite.engine import command
 

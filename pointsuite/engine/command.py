@@ -79,7 +79,7 @@ def load_config(args: argparse.Namespace) -> Config:
     """The config file with the options of :func:`build_parser` applied.
 
     Raises:
-        UsageError: no such file, not a config, or options that do not fit it.
+        UsageError: no such file, no config, imports of what is not there, or options that do not fit.
     """
     path = Path(args.config)
     if not path.is_file():
@@ -88,6 +88,10 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(path)
     except (SyntaxError, tokenize.TokenError, OSError) as error:
         raise UsageError(f"{path}: not a config that can be read: {error}") from error
+    except ImportError as error:  # of a library whose config it inherits, or of its custom_imports
+        raise UsageError(
+            f"{path}: {str(error).splitlines()[0]} (pip install .[dense] brings MMDetection, MMSegmentation)"
+        ) from error
     if "model" not in cfg:
         raise UsageError(f"{path}: has no 'model', wanted the config of a run")
     _merge_options(cfg, args.cfg_options)

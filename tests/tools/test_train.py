@@ -141,6 +141,13 @@ def test_options_that_need_a_gpu(config, capsys, options):
     assert "needs an NVIDIA GPU, found none" in last_line(train.main, [config, *options], capsys)
 
 
+def test_a_config_that_imports_what_is_missing(tmp_path, capsys):
+    path = tmp_path / "lacking.py"
+    path.write_text('custom_imports = dict(imports=["no_such_package"])\nmodel = dict(type="Toy")\n')
+    assert "no_such_package" in (line := last_line(train.main, [str(path)], capsys))
+    assert f"error: {path}: " in line and "pip install" in line
+
+
 def test_amp(config, capfd):
     train.main([config, "--amp", "--cfg-options", "train_cfg.max_epochs=1", "visualizer=None"])
     assert load_checkpoint("work_dirs/toy/epoch_1.pth")["optimizer"]["loss_scaler"] == {}
