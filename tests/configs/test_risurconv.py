@@ -41,7 +41,7 @@ def short(cfg):
     return Runner.from_cfg(cfg)
 
 
-@pytest.mark.parametrize("name", ["modelnet40", "scanobjectnn"])
+@pytest.mark.parametrize("name", SIZES)
 def test_classifiers_train(name, tmp_path):
     runner = short(load(name, tmp_path, [f"class {i}" for i in range(SIZES[name])]))
     before = next(runner.model.parameters()).detach().clone()
