@@ -85,7 +85,7 @@ class _PositionRelation(torch.autograd.Function):
         with torch.autocast(grad.device.type, enabled=False):
             pieces = _pieces(*ctx.saved_tensors, *ctx.options)
             for image, rows, logits, codes, (sine, cosine), column in pieces:
-                g = grad[image, :, rows].where(logits > 0, 0)  # (heads, rows, N2)
+                g = torch.ops.aten.threshold_backward(grad[image, :, rows], logits, 0)  # (heads, rows, N2)
                 grad_bias += g.sum((1, 2))
                 of_centres += (g.flatten(1) @ codes.T).unflatten(1, (2, -1)).mT
                 with_cosine, with_sine = (g @ column.T).chunk(2, -1)  # (heads, rows, 2 * K) each

@@ -18,6 +18,8 @@ from mmengine.registry import DefaultScope
 from pycocotools import mask as coco_mask
 
 from dense.detection import pennfudan
+from tests.engine.conftest import one_thread  # noqa: F401
+from tests.tools.load import load_tool
 
 from .tiny import CONFIGS
 
@@ -91,6 +93,35 @@ def test_the_config_reads_and_evaluates_it(published, tmp_path):
         found = {"bboxes": boxes, "labels": torch.zeros(count).long(), "scores": torch.rand(count)}
         metric.process({}, [{**sample, "pred_instances": found}])
     assert metric.evaluate(len(val))["coco/bbox_mAP"] == 1
+
+
+def test_a_run_of_the_config(published, tmp_path, capfd):
+    """From the command line: two steps, an evaluation, and a test of what was saved."""
+    convert(published, tmp_path / "out")
+    options = [
+        f"data_root={tmp_path / 'out'}",
+        "model.num_queries=12",
+        "model.hybrid_queries=20",
+        "model.test_cfg.max_per_img=10",
+        "model.backbone.depth=18",
+        "model.backbone.stem_channels=8",
+        "model.backbone.base_channels=8",
+        "model.neck.in_channels=[16,32,64]",
+        "model.encoder.num_layers=1",
+        "model.decoder.num_layers=2",
+        "model.encoder.layer_cfg.ffn_cfg.feedforward_channels=32",
+        "model.decoder.layer_cfg.ffn_cfg.feedforward_channels=32",
+        "train_dataloader.dataset.pipeline.3.scales=[(64,48)]",
+        "val_dataloader.dataset.pipeline.1.scale=(64,48)",
+        "test_dataloader.dataset.pipeline.1.scale=(64,48)",
+        "train_cfg.max_iters=2",
+        "train_cfg.val_interval=2",
+    ]
+    config = str(CONFIGS / "relation-detr_r50_pennfudan.py")
+    for tool, argv in (("train", []), ("test", [str(tmp_path / "train")])):
+        argv = [config, *argv, "--work-dir", str(tmp_path / tool), "--cfg-options", f"experiment_name={tool}"]
+        load_tool(tool).main([*argv, *options])
+        assert "coco/bbox_mAP: " in capfd.readouterr().out
 
 
 def test_errors(published, tmp_path):

@@ -204,7 +204,7 @@ def make_samples(pack, inputs, sizes):
     for i, (height, width) in enumerate(sizes):
         boxes = bbox_cxcywh_to_xyxy(inputs[f"gt{i}"]) * torch.tensor([width, height] * 2)
         sample = DetDataSample(metainfo={"img_shape": (height, width)})
-        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor(labels[i]))
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor(labels[i], dtype=torch.long))
         samples.append(sample)
     return samples
 
