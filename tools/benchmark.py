@@ -5,6 +5,7 @@
     python tools/benchmark.py models --model risurconv_cls
     python tools/benchmark.py --device cuda
     python tools/benchmark.py images --model davit_tiny --size 224 --batch 8     # see images --help
+    python tools/benchmark.py relation                                            # see relation --help
 
 All that a row compares takes turns in one process, after a warm-up, on one cloud of points on a rough sphere;
 a row gives medians in milliseconds and, in brackets, the time of each relative to ours. What is not installed
@@ -320,6 +321,10 @@ def main(argv: list[str] | None = None) -> None:
         import benchmark_images
 
         return benchmark_images.main(argv[1:])
+    if argv[:1] == ["relation"]:
+        import benchmark_relation
+
+        return benchmark_relation.main(argv[1:])
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -327,7 +332,7 @@ def main(argv: list[str] | None = None) -> None:
         "what",
         nargs="*",
         metavar="NAME",
-        help=f"models, {', '.join(OPS)}; all by default (images has a command line of its own)",
+        help=f"models, {', '.join(OPS)}; all by default (images and relation: see their --help)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, help="PyTorch's choice by default")

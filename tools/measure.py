@@ -111,21 +111,21 @@ def _attention_flops(query, key, value, *args, **kwargs) -> int:
     return 2 * batch * heads * queries * key[2] * (width + value[3])
 
 
-@torch.no_grad()
-def peak_memory(forward: Callable, device: str) -> int:
+def peak_memory(call: Callable, device: str, gradients: bool = False) -> int:
     """The most bytes that a call's tensors hold at once, besides those that were there before.
 
     On the CPU that is what PyTorch's operators return; what one needs within itself is not seen.
     """
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        forward()
-        return torch.cuda.max_memory_allocated() - before
-    with _LiveTensors() as live:
-        forward()
-    return live.peak
+    with torch.set_grad_enabled(gradients):
+        if device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            call()
+            return torch.cuda.max_memory_allocated() - before
+        with _LiveTensors() as live:
+            call()
+        return live.peak
 
 
 class _LiveTensors(TorchDispatchMode):

@@ -13,6 +13,7 @@ import dense  # noqa: F401  before mmcv
 pytest.importorskip("mmdet")
 
 from mmdet.datasets import CocoDataset
+from mmdet.models.detectors import DINO
 from mmdet.models.layers import inverse_sigmoid
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -406,9 +407,23 @@ def test_configs_build(path):
         device = "cpu"
         model.backbone.depths = [1, 1, 1, 1]
     with torch.device(device):
-        assert build(model).decoder.relation.proj.out_features == 8
+        detector = build(model)
+    if path.stem.startswith("dino"):
+        assert type(detector) is DINO
+    else:
+        heads = detector.decoder.layers[0].self_attn.num_heads
+        assert detector.decoder.relation.proj.out_features == heads
     if "num_classes" in model.bbox_head:
         assert model.test_cfg.max_per_img <= model.num_queries * model.bbox_head.num_classes
+
+
+@pytest.mark.parametrize("name", ["relation-dino_r18_pennfudan", "relation-detr_r18_pennfudan"])
+def test_compared_configs_differ_in_the_network_alone(name):
+    plain, ours = (Config.fromfile(CONFIGS / f"{stem}.py") for stem in ("dino_r18_pennfudan", name))
+    for key in {*plain, *ours} - {"model", "custom_imports"}:
+        assert plain[key] == ours[key], key
+    for key in ("num_queries", "num_feature_levels", "backbone", "neck", "encoder", "dn_cfg", "test_cfg"):
+        assert plain.model[key] == ours.model[key], key
 
 
 def test_backbones_of_this_project():
