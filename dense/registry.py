@@ -6,15 +6,43 @@ from pointsuite.engine.zoo import ModelZoo
 _registries = make_registries(
     "dense",
     # what needs mmdet or mmseg is imported by the configs that use it (custom_imports)
-    MODELS=["dense.backbones", "dense.classification.classifier", "dense.classification.augment"],
-    DATASETS=["dense.classification.datasets"],
-    TRANSFORMS=["dense.classification.transforms"],
-    METRICS=["dense.classification.metrics"],
+    MODELS=[
+        "dense.backbones",
+        "dense.classification.classifier",
+        "dense.classification.augment",
+        "dense.restoration.dncnn",
+        "dense.restoration.edsr",
+        "dense.restoration.hat",
+        "dense.restoration.nafnet",
+        "dense.restoration.restorer",
+    ],
+    DATASETS=[
+        "dense.classification.datasets",
+        "dense.classification.cifar",
+        "dense.restoration.datasets",
+    ],
+    TRANSFORMS=[
+        "dense.classification.transforms",
+        "dense.restoration.datasets",
+    ],
+    METRICS=[
+        "dense.classification.metrics",
+        "dense.restoration.metrics",
+    ],
+    HOOKS=["dense.visualization"],
+    OPTIM_WRAPPER_CONSTRUCTORS=["dense.optim"],
+    PARAM_SCHEDULERS=["dense.optim"],
+    VISUALIZERS=[
+        "dense.restoration.visualization",
+    ],
 )
 MODELS = _registries["MODELS"]
 DATASETS = _registries["DATASETS"]
 TRANSFORMS = _registries["TRANSFORMS"]
 METRICS = _registries["METRICS"]
+HOOKS = _registries["HOOKS"]
+VISUALIZERS = _registries["VISUALIZERS"]
 OPTIM_WRAPPER_CONSTRUCTORS = _registries["OPTIM_WRAPPER_CONSTRUCTORS"]
+PARAM_SCHEDULERS = _registries["PARAM_SCHEDULERS"]
 
 ZOO = ModelZoo("dense", "dense.backbones")

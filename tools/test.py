@@ -1,4 +1,4 @@
-"""Test a checkpoint as a config describes: ``python tools/test.py CONFIG CHECKPOINT ...``."""
+"""Test a checkpoint as a config describes: ``python tools/test.py CONFIG [CHECKPOINT] ...``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +7,20 @@ import dense  # noqa: F401  before mmcv, mmdet and mmseg, which need its operato
 from pointsuite.datasets import DatasetError
 from pointsuite.engine import command
 
-DRAWING_HOOKS = {"mmseg": "SegVisualizationHook", "mmdet": "DetVisualizationHook"}  # by default_scope
+DRAWING_HOOKS = {  # by default_scope
+    "mmseg": {"type": "SegVisualizationHook", "draw": True},
+    "mmdet": {"type": "DetVisualizationHook", "draw": True},
+    "dense": {"type": "DrawingHook"},
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.build_parser("Test a checkpoint as a config describes.")
     parser.add_argument(
-        "checkpoint", help="a path, a work dir (its last checkpoint), or a URL with its digest (#sha256=...)"
+        "checkpoint",
+        nargs="?",
+        help="a path, a work dir (its last checkpoint), or a URL with its digest (#sha256=...); without one, "
+        "weights are as the config initialises them, for baselines that learn nothing",
     )
     parser.add_argument(
         "--protocols",
@@ -37,17 +44,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     for key in ("test_cfg", "test_dataloader", "test_evaluator"):
         if cfg.get(key) is None:
             raise command.UsageError(f"{args.config}: has no {key!r}, wanted a config with a test")
-    cfg.load_from = command.find_checkpoint(args.checkpoint)
+    cfg.load_from = args.checkpoint and command.find_checkpoint(args.checkpoint)
     cfg.resume = False
+    if cfg.load_from is None and (args.protocols or args.parts):
+        raise command.UsageError("--protocols and --parts want a checkpoint")
     if args.show_dir:
         draw_images(cfg, args.show_dir)
     if args.protocols:
         test_protocols(cfg, args)
     else:
         runner = command.build_runner(cfg)
+        if cfg.load_from is None:
+            initialise(runner)
         runner.test()
         if args.parts:
             draw_test_parts(runner)
+
+
+def initialise(runner) -> None:
+    """Give the model the weights that its config asks for, and say of how many numbers nobody else knows."""
+    count = sum(parameter.numel() for parameter in runner.model.parameters())
+    if count:
+        runner.logger.warning(f"no checkpoint: {count:,} parameters are as the config initialises them")
+    runner.model.init_weights()
 
 
 def draw_images(cfg, folder: str) -> None:
@@ -58,7 +77,7 @@ def draw_images(cfg, folder: str) -> None:
             f"--show-dir: the config's default_scope is {cfg.get('default_scope')!r}, wanted one of "
             f"{', '.join(DRAWING_HOOKS)}"
         )
-    cfg.custom_hooks = [*cfg.get("custom_hooks", []), {"type": hook, "draw": True}]
+    cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(hook)]
     cfg.visualizer.update(save_dir=folder, vis_backends=[{"type": "LocalVisBackend"}])
 
 

@@ -99,6 +99,35 @@ class RandomResizedCrop:
         return (width - w) // 2, (height - h) // 2, w, h
 
 
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class RandomPadCrop:
+    """Put a black border around the image, then cut out a random square.
+
+    Args:
+        size: pixels to a side of the result.
+        padding: width of the border.
+
+    Raises:
+        ValueError: the image with its border is smaller than that.
+    """
+
+    size: int
+    padding: int = 0
+
+    def __call__(self, sample: dict) -> dict:
+        border = (self.padding, self.padding)
+        image = np.pad(sample["img"], (border, border, (0, 0)))
+        height, width = image.shape[:2]
+        if min(height, width) < self.size:
+            raise ValueError(
+                f"found an image of {height} x {width} pixels with its border, wanted at least {self.size}"
+            )
+        y, x = random.randint(0, height - self.size), random.randint(0, width - self.size)
+        image = image[y : y + self.size, x : x + self.size]
+        return {**sample, "img": image, "img_shape": image.shape[:2]}
+
+
 def _affine(*matrix: float) -> Callable[[Image.Image, tuple[int, int, int]], Image.Image]:
     """Output pixel (x, y) is input pixel (a x + b y + c, d x + e y + f)."""
 

@@ -9,6 +9,14 @@ from .linear import Linear
 from .mlp import MLP
 from .pooled_linear import PooledLinear
 from .position_relation import PositionRelation
+from .weighted_conv import (
+    WeightedConv1d,
+    WeightedConv2d,
+    WeightedConv3d,
+    effective_weight,
+    fold_density,
+    weight_convolutions,
+)
 
 __all__ = [
     "MLP",
@@ -19,6 +27,12 @@ __all__ = [
     "Linear",
     "PooledLinear",
     "PositionRelation",
+    "WeightedConv1d",
+    "WeightedConv2d",
+    "WeightedConv3d",
+    "effective_weight",
+    "fold_density",
     "fold_norm",
     "init_normal",
+    "weight_convolutions",
 ]

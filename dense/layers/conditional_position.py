@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .weighted_conv import effective_weight
+
 
 class ConditionalPosition(nn.Module):
     """x + act(depthwise convolution of x): (B, C, H, W) to the same.
@@ -29,5 +31,6 @@ class ConditionalPosition(nn.Module):
         if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
             # a one at the kernel's centre adds x, and saves a pass over the map; elsewhere it would round x
             centre = F.pad(conv.weight.new_ones(1, 1, 1, 1), [conv.padding[0]] * 4)
-            return F.conv2d(x, conv.weight + centre, conv.bias, padding=conv.padding, groups=conv.groups)
+            weight = effective_weight(conv) + centre
+            return F.conv2d(x, weight, conv.bias, padding=conv.padding, groups=conv.groups)
         return x + conv(x)

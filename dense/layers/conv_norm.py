@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.linear import ACTIVATIONS, linear
+from .weighted_conv import effective_weight
 
 
 class ConvNorm(nn.Module):
@@ -48,7 +49,7 @@ class ConvNorm(nn.Module):
         # a run may have exchanged the norm (SyncBatchNorm is one of these, GroupNorm is not)
         if norm.training or not isinstance(norm, _BatchNorm) or norm.running_var is None:
             return ACTIVATIONS[activation](norm(conv(x)))
-        weight, bias = fold_norm(conv.weight, conv.bias, norm)
+        weight, bias = fold_norm(effective_weight(conv), conv.bias, norm)
         if _is_linear(conv) and _is_quick(x):
             x = linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias, activation=activation)
             return x.permute(0, 3, 1, 2)

@@ -198,6 +198,7 @@ def sha256(path: str | os.PathLike) -> str:
 def find_state_dict(checkpoint: Any, name: str = "checkpoint") -> dict[str, Tensor]:
     """The state dict in ``checkpoint``: bare, or under ``state_dict``, ``model_state_dict`` or ``model``.
 
+    Of BasicSR's files it is ``params_ema``, the averaged weights, or ``params`` where these are not there.
     The prefix ``module.`` (of ``DataParallel``) is taken off where every key has it.
 
     Raises:
@@ -205,7 +206,8 @@ def find_state_dict(checkpoint: Any, name: str = "checkpoint") -> dict[str, Tens
     """
     state = checkpoint
     if isinstance(checkpoint, Mapping):
-        nested = (checkpoint[key] for key in ("state_dict", "model_state_dict", "model") if key in checkpoint)
+        keys = ("state_dict", "model_state_dict", "model", "params_ema", "params")
+        nested = (checkpoint[key] for key in keys if key in checkpoint)
         state = next(nested, checkpoint)
     values = state.values() if isinstance(state, Mapping) else []
     if not values or not all(isinstance(value, Tensor) for value in values):

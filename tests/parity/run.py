@@ -12,12 +12,20 @@ TOLERANCE = 1e-4
 
 
 def find_adapter(pack):
-    """The adapter module whose SOURCE begins the pack's source; the longest match wins."""
+    """The adapter module whose SOURCE begins the pack's source; the longest match wins.
+
+    A pack of a choice of ours has no published source: an adapter's CHOICES begin the names of its own.
+    """
     modules = [
         importlib.import_module(f"{adapters.__name__}.{module.name}")
         for module in pkgutil.iter_modules(adapters.__path__)
     ]
-    fitting = [module for module in modules if pack["source"].startswith(module.SOURCE)]
+    fitting = [
+        module
+        for module in modules
+        if pack["source"].startswith(module.SOURCE)
+        or pack.get("name", "").startswith(getattr(module, "CHOICES", ()))
+    ]
     if not fitting:
         raise LookupError(f"no adapter for the source {pack['source']!r}")
     return max(fitting, key=lambda module: len(module.SOURCE))

@@ -16,7 +16,9 @@ PACKS = Path(__file__).parents[2] / "parity" / "packs"
 
 def backbones():
     MODELS.import_from_location()
-    classes = [cls for cls in MODELS.module_dict.values() if issubclass(cls, Backbone)]
+    classes = [
+        cls for cls in MODELS.module_dict.values() if isinstance(cls, type) and issubclass(cls, Backbone)
+    ]
     return sorted(classes, key=lambda cls: cls.__name__)
 
 

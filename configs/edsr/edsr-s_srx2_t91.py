@@ -1,0 +1,12 @@
+# 8 blocks of 32 channels, x2, from random weights: a run of some minutes on a CPU.
+_base_ = [
+    "../_base_/datasets/t91_sr.py",
+    "../_base_/schedules/restoration_small.py",
+    "../_base_/default_runtime_restoration.py",
+]
+
+model = dict(
+    type="ImageRestorer",
+    network=dict(type="EDSR", arch=dict(channels=32, depth=8, scaling=1.0), scale=2),
+    loss="l1",
+)

@@ -1,0 +1,13 @@
+# HAT x3 on DF2K after ImageNet, as published.
+_base_ = [
+    "../_base_/datasets/df2k_srx3.py",
+    "../_base_/schedules/hat_finetune.py",
+    "../_base_/default_runtime_restoration.py",
+]
+
+model = dict(
+    type="ImageRestorer",
+    network=dict(type="HAT", arch="hat", scale=3),
+    loss="l1",
+    init_cfg=dict(type="Pretrained", checkpoint="work_dirs/hat_srx3_imagenet/epoch_160.pth"),
+)

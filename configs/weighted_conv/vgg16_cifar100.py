@@ -1,0 +1,62 @@
+# VGG16 with batch norms on CIFAR-100, plain convolutions: the twin of vgg16-weighted_cifar100.py. The recipe
+# is ours, the usual one for these networks; none was published with weighted convolutions.
+#
+# data_root holds cifar-100-binary.tar.gz (the "binary version" of CIFAR-100), as it is or unpacked.
+_base_ = "../_base_/default_runtime.py"
+
+default_scope = "dense"
+data_root = "data/cifar"
+max_epochs = 200
+
+model = dict(
+    type="ImageClassifier",
+    backbone=dict(type="VGGCifar", arch="16"),
+    num_classes=100,
+    # of the training pictures: 0.5071, 0.4865, 0.4409 and 0.2673, 0.2564, 0.2762 of 255
+    data_preprocessor=dict(
+        type="StackImages", mean=[129.3105, 124.0575, 112.4295], std=[68.1615, 65.382, 70.431]
+    ),
+)
+
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=2,
+    persistent_workers=True,
+    drop_last=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    dataset=dict(
+        type="CIFAR",
+        data_root=data_root,
+        split="train",
+        seed=0,
+        pipeline=[
+            dict(type="RandomPadCrop", size=32, padding=4),
+            dict(type="RandomFlip", prob=0.5),
+            dict(type="PackImage"),
+        ],
+    ),
+)
+test_dataloader = dict(
+    batch_size=128,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="CIFAR",
+        data_root=data_root,
+        split="test",
+        test_mode=True,
+        pipeline=[dict(type="PackImage")],
+    ),
+)
+val_dataloader = test_dataloader
+test_evaluator = dict(type="TopK", topk=(1, 5))
+val_evaluator = test_evaluator
+
+# The last epoch is what counts; nothing is chosen on the test split.
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=10)
+val_cfg = dict()
+test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=5e-4))
+param_scheduler = dict(type="CosineAnnealingLR", T_max=max_epochs, convert_to_iter_based=True)
+default_hooks = dict(logger=dict(interval=100))

@@ -1,0 +1,250 @@
+"""Pairs of a poor and a good image, from folders or made on the fly, and what is done to them in training.
+
+A sample in a pipeline: ``gt`` and ``lq``, arrays (H, W, C) and (h, w, C), H = scale * h, uint8 or float32 in
+0..1; and ``img_path``, ``dataset`` (the name of its folder) and ``sample_idx``.
+"""
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.structures import BaseDataElement
+from PIL import Image
+from torch import Tensor
+
+from ..classification.datasets import ImageDataset, find_images
+from ..registry import DATASETS, TRANSFORMS
+from .degradations import add_noise, compress_jpeg, imresize, mod_crop, to_float
+from .images import read_image
+
+
+class RestorationSample(BaseDataElement):
+    """What travels beside a poor image.
+
+    Data fields (each optional):
+        gt: tensor (C, H, W), the good image; uint8, or float32 in 0..1.
+        pred: float32 tensor (C, H, W), the restored image; not clipped.
+
+    Metainfo: ``index`` (in the data set), ``img_path`` and ``dataset``.
+    """
+
+
+@DATASETS.register_module()
+class RestorationDataset(ImageDataset):
+    """Good images from folders; the poor ones from folders, too, or made of the good ones.
+
+    A good image is cut at the bottom and on the right to multiples of ``scale``. The poor one is, without
+    ``lq``, the good one made smaller by :func:`~dense.restoration.degradations.imresize`, or the good one
+    itself for ``scale`` 1: then transforms of the pipeline (noise, JPEG) make it poor.
+
+    Args:
+        data_root: where the folders are.
+        gt: folder of good images, or several; images may lie deeper.
+        lq: folder of poor images for each in ``gt``. An image belongs to the good one of the same name
+            (without suffix), or of the name followed by ``x<scale>``, as DIV2K has it.
+        scale: pixels of the good image to one of the poor, along each side.
+        grey: read one channel (ITU-R 601 luma of colour images) in place of three.
+        length: samples of an epoch; sample i is of image i modulo the number of images, which is the default.
+        min_size: enlarge good images (bicubic) whose short side is smaller.
+        quantize: round the poor image to 8 bits, as a file would. Otherwise it is float32.
+        cache: keep all images in memory once they were read, in each worker process its own.
+        **kwargs: of :class:`~dense.classification.datasets.ImageDataset`: ``pipeline``, ``seed``,
+            ``test_mode``, in which noise depends on (seed, index) alone.
+
+    Raises:
+        OSError: a folder or an image is missing, damaged or of the wrong size; the message names it.
+    """
+
+    def __init__(
+        self,
+        data_root: str | os.PathLike,
+        gt: str | Sequence[str],
+        lq: str | Sequence[str] | None = None,
+        scale: int = 1,
+        grey: bool = False,
+        length: int | None = None,
+        min_size: int | None = None,
+        quantize: bool = True,
+        cache: bool = False,
+        **kwargs,
+    ):
+        self.gt = [gt] if isinstance(gt, str) else list(gt)
+        self.lq = [lq] if isinstance(lq, str) else lq and list(lq)
+        if self.lq is not None and len(self.lq) != len(self.gt):
+            raise ValueError(f"lq must name a folder for each in gt, found {self.lq} for {self.gt}")
+        if length is not None and length < 1:
+            raise ValueError(f"length must be at least 1, found {length}")
+        self.folder = Path(data_root).expanduser()
+        self.scale, self.grey, self.length = scale, grey, length
+        self.min_size, self.quantize = min_size, quantize
+        self.cache = {} if cache else None
+        super().__init__(data_root=str(data_root), **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        pairs = []
+        for i, name in enumerate(self.gt):
+            paths = find_images(self.folder / name)
+            if not paths:
+                raise FileNotFoundError(f"{self.folder / name}: found no image")
+            poor = None if self.lq is None else self._find_poor(self.folder / self.lq[i])
+            for path in paths:
+                pairs.append({"img_path": path, "dataset": Path(name).name})
+                if poor is not None:
+                    pairs[-1]["lq_path"] = self._match(Path(path), poor, self.folder / self.lq[i])
+        return pairs
+
+    @staticmethod
+    def _find_poor(folder: Path) -> dict[str, str]:
+        return {Path(path).stem: path for path in find_images(folder)}
+
+    def _match(self, path: Path, poor: dict[str, str], folder: Path) -> str:
+        for stem in (path.stem, f"{path.stem}x{self.scale}"):
+            if stem in poor:
+                return poor[stem]
+        raise FileNotFoundError(
+            f"{folder}: found no image {path.stem} or {path.stem}x{self.scale} for {path}"
+        )
+
+    def __len__(self) -> int:
+        return self.length or super().__len__()
+
+    def get_data_info(self, idx: int) -> dict:
+        count = super().__len__()
+        info = {**super().get_data_info(idx % count), "sample_idx": idx}
+        if self.cache is None:
+            gt, lq = self._read_pair(info)
+        else:
+            if idx % count not in self.cache:
+                self.cache[idx % count] = self._read_pair(info)
+            gt, lq = self.cache[idx % count]
+        return {**info, "gt": gt, "lq": lq}
+
+    def _read_pair(self, info: dict) -> tuple[np.ndarray, np.ndarray]:
+        gt = self._read(info["img_path"])
+        if self.min_size and min(gt.shape[:2]) < self.min_size:
+            ratio = self.min_size / min(gt.shape[:2])
+            gt = imresize(gt, size=[max(self.min_size, round(side * ratio)) for side in gt.shape[:2]])
+        try:
+            gt = mod_crop(gt, self.scale)
+        except ValueError as error:
+            raise OSError(f"{info['img_path']}: {error}") from error
+        if "lq_path" in info:
+            lq = self._read(info["lq_path"])
+            height, width = (side // self.scale for side in gt.shape[:2])
+            if lq.shape[0] < height or lq.shape[1] < width:
+                raise OSError(
+                    f"{info['lq_path']}: found {lq.shape[0]} x {lq.shape[1]} pixels, wanted "
+                    f"{height} x {width}: 1/{self.scale} of {info['img_path']}"
+                )
+            return gt, lq[:height, :width]  # where sides do not divide, files may have a pixel more
+        source = gt if self.quantize else to_float(gt)
+        return gt, source if self.scale == 1 else imresize(source, 1 / self.scale)
+
+    def _read(self, path: str) -> np.ndarray:
+        pixels = read_image(path).pixels
+        if pixels.dtype == np.uint16:
+            pixels = (pixels >> 8).astype(np.uint8)
+        if self.grey == (pixels.shape[2] == 1):
+            return pixels
+        if self.grey:
+            return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+        return np.repeat(pixels, 3, axis=2)
+
+
+# ------------------------------------------------------------------------------------------- transforms
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class RandomPatch:
+    """The same random square of both images, ``size`` pixels to a side in the poor one.
+
+    Raises:
+        OSError: the poor image is smaller.
+    """
+
+    size: int
+
+    def __call__(self, sample: dict) -> dict:
+        gt, lq = sample["gt"], sample["lq"]
+        height, width = lq.shape[:2]
+        if min(height, width) < self.size:
+            raise OSError(
+                f"{sample['img_path']}: found {height} x {width} pixels in the poor image, "
+                f"wanted {self.size} or more"
+            )
+        scale = gt.shape[0] // height
+        y, x = random.randint(0, height - self.size), random.randint(0, width - self.size)
+        return {
+            **sample,
+            "lq": lq[y : y + self.size, x : x + self.size],
+            "gt": gt[scale * y : scale * (y + self.size), scale * x : scale * (x + self.size)],
+        }
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class RandomFlipRotate:
+    """One of the eight ways in which a square can lie, each as likely, for both images."""
+
+    def __call__(self, sample: dict) -> dict:
+        across, down, turned = (random.random() < 0.5 for _ in range(3))
+        step = slice(None, None, -1 if down else 1), slice(None, None, -1 if across else 1)
+        moved = {key: sample[key][step] for key in ("gt", "lq")}
+        return {**sample, **({k: v.swapaxes(0, 1) for k, v in moved.items()} if turned else moved)}
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class AddNoise:
+    """Gaussian noise in the poor image, drawn anew at each call; the image becomes float32, not clipped.
+
+    Args:
+        sigma: standard deviation on the scale 0..255, or a range in which it is uniform.
+    """
+
+    sigma: float | tuple[float, float] = 25.0
+
+    def __call__(self, sample: dict) -> dict:
+        rng = np.random.default_rng(random.getrandbits(64))
+        sigma = self.sigma if isinstance(self.sigma, (int, float)) else rng.uniform(*self.sigma)
+        return {**sample, "lq": add_noise(sample["lq"], sigma, rng)}
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class CompressJPEG:
+    """The poor image after JPEG.
+
+    Args:
+        quality: 1..100, or a range, both ends included, of which one is drawn at each call.
+    """
+
+    quality: int | tuple[int, int] = 40
+
+    def __call__(self, sample: dict) -> dict:
+        quality = self.quality if isinstance(self.quality, int) else random.randint(*self.quality)
+        return {**sample, "lq": compress_jpeg(sample["lq"], quality)}
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class PackRestoration:
+    """A sample as models want it: ``inputs`` tensor (C, h, w) and ``data_samples``."""
+
+    def __call__(self, sample: dict) -> dict:
+        metainfo = {
+            "index": sample["sample_idx"],
+            "img_path": sample["img_path"],
+            "dataset": sample["dataset"],
+        }
+        data_sample = RestorationSample(gt=_to_tensor(sample["gt"]), metainfo=metainfo)
+        return {"inputs": _to_tensor(sample["lq"]), "data_samples": data_sample}
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())
