@@ -10,6 +10,10 @@ _registries = make_registries(
         "dense.backbones",
         "dense.classification.classifier",
         "dense.classification.augment",
+        "dense.matching.baselines",
+        "dense.matching.cats",
+        "dense.matching.matcher",
+        "dense.matching.ufc",
         "dense.restoration.dncnn",
         "dense.restoration.edsr",
         "dense.restoration.hat",
@@ -19,20 +23,25 @@ _registries = make_registries(
     DATASETS=[
         "dense.classification.datasets",
         "dense.classification.cifar",
+        "dense.matching.datasets",
         "dense.restoration.datasets",
     ],
     TRANSFORMS=[
         "dense.classification.transforms",
+        "dense.matching.transforms",
+        "dense.matching.warps",
         "dense.restoration.datasets",
     ],
     METRICS=[
         "dense.classification.metrics",
+        "dense.matching.metrics",
         "dense.restoration.metrics",
     ],
     HOOKS=["dense.visualization"],
     OPTIM_WRAPPER_CONSTRUCTORS=["dense.optim"],
     PARAM_SCHEDULERS=["dense.optim"],
     VISUALIZERS=[
+        "dense.matching.visualization",
         "dense.restoration.visualization",
     ],
 )

@@ -72,10 +72,12 @@ def build_drawer(cfg, metainfo: dict):
         label = sample.get("gt_label")
         title = str(classes[int(label)]) if label is not None and classes else ""
         array = inputs.numpy() if hasattr(inputs, "numpy") else None
+        if array is not None and array.ndim == 4:  # images of a pair or a clip: side by side
+            array = np.concatenate(array, axis=2)
         if array is None or array.ndim not in (2, 3):
             found = type(inputs).__name__ if array is None else f"an array {array.shape}"
             raise command.UsageError(
-                f"a sample's inputs are {found}, wanted a cloud (N, C) or an image (C, H, W)"
+                f"a sample's inputs are {found}, wanted a cloud (N, C) or images (C, H, W)"
             )
         if array.ndim == 2:
             return draw_points(array, sample.get("gt_part")), title

@@ -1,0 +1,16 @@
+# Mutual nearest neighbours of the features that ufc-tiny_warps_pf-willow.py has learnt, with no checkpoint of
+# its own. With --cfg-options model.network.backbone.init_cfg=None the features are random.
+_base_ = "../_base_/matching-small.py"
+
+checkpoint = "work_dirs/ufc-tiny_warps_pf-willow/epoch_12.pth"
+
+model = dict(
+    type="DenseMatcher",
+    network=dict(
+        type="MutualNearestNeighbours",
+        backbone=dict(
+            init_cfg=dict(type="Pretrained", checkpoint=checkpoint, prefix="network.backbone."),
+            **_base_.backbone,
+        ),
+    ),
+)
