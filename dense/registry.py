@@ -19,23 +19,29 @@ _registries = make_registries(
         "dense.restoration.hat",
         "dense.restoration.nafnet",
         "dense.restoration.restorer",
+        "dense.video.baselines",
+        "dense.video.predictor",
+        "dense.video.vad_hybrid",
     ],
     DATASETS=[
         "dense.classification.datasets",
         "dense.classification.cifar",
         "dense.matching.datasets",
         "dense.restoration.datasets",
+        "dense.video.datasets",
     ],
     TRANSFORMS=[
         "dense.classification.transforms",
         "dense.matching.transforms",
         "dense.matching.warps",
         "dense.restoration.datasets",
+        "dense.video.datasets",
     ],
     METRICS=[
         "dense.classification.metrics",
         "dense.matching.metrics",
         "dense.restoration.metrics",
+        "dense.video.metrics",
     ],
     HOOKS=["dense.visualization"],
     OPTIM_WRAPPER_CONSTRUCTORS=["dense.optim"],
@@ -43,6 +49,7 @@ _registries = make_registries(
     VISUALIZERS=[
         "dense.matching.visualization",
         "dense.restoration.visualization",
+        "dense.video.visualization",
     ],
 )
 MODELS = _registries["MODELS"]

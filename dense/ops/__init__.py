@@ -1,17 +1,21 @@
 """Functions on tensors: no parameters, no MMEngine."""
 
+from .frame_attention import frame_logits
 from .linear import linear
 from .local_attention import local_logits, local_mask, local_sum
+from .lstm_cell import lstm_cell
 from .ms_deform_attn import ms_deform_attn
 from .position_relation import position_relation
 from .roi_align import roi_align
 from .windows import merge_windows, partition_windows, window_mask
 
 __all__ = [
+    "frame_logits",
     "linear",
     "local_logits",
     "local_mask",
     "local_sum",
+    "lstm_cell",
     "merge_windows",
     "ms_deform_attn",
     "partition_windows",
