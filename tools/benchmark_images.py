@@ -2,12 +2,15 @@
 
     python tools/benchmark.py images --model davit_tiny shvit_s1 --size 224 --batch 8 --threads 2
     python tools/benchmark.py images --model davit_tiny --batch 1 --growth
+    python tools/benchmark.py images --model configs/hat/hat_srx4_df2k.py --size 64 --batch 1
 
-Evaluation of random images by `dense.create_model(NAME)`. All models of a call take turns in one process with
-a 2048x2048 float32 matrix product, the unit in which a batch is timed, too. "peak" is the most memory that
-the tensors of a batch hold at once, besides the weights; MACs are those of one image. `--growth` times each
-model at several sizes instead and fits t = c * pixels^a: a = 1 is linear, 2 quadratic. Writes
-benchmark_images_<device>.json and .txt (growth_<device>) to `--out`.
+Evaluation of random images by `dense.create_model(NAME)`; or by the model of a config of dense, up to its
+network's outputs: then a batch is of what its task takes, as pairs of images or clips. All models of a call
+take turns in one process with a 2048x2048 float32 matrix product, the unit in which a batch is timed, too.
+"peak" is the most memory that the tensors of a batch hold at once, besides the weights; MACs are those of one
+image. `--growth` times each model at several sizes instead and fits t = c * pixels^a: a = 1 is linear, 2
+quadratic. Writes benchmark_images_<device>.json and .txt (growth_<device>, or tasks_<device> of configs) to
+`--out`.
 """
 
 import argparse
@@ -20,6 +23,7 @@ from pathlib import Path
 import dense  # before PyTorch: pointsuite, which it imports, sets how threads wait  # isort: skip
 import numpy as np
 import torch
+from get_flops import build_config, example_images
 from measure import count_costs, machine, peak_memory, take_turns
 from torch import nn
 
@@ -33,7 +37,9 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="benchmark.py images", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", nargs="+", required=True, metavar="NAME", help="of dense's zoo")
+    parser.add_argument(
+        "--model", nargs="+", required=True, metavar="NAME", help="of dense's zoo, or a config"
+    )
     parser.add_argument("--size", type=int, nargs="+", default=[224], metavar="N", help="H or H W")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument(
@@ -53,7 +59,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args(argv)
     for name in args.model:
-        if name not in ZOO:
+        if name not in ZOO and not name.endswith(".py"):
             try:
                 dense.create_model(name)
             except ValueError as error:  # it says what there is
@@ -79,7 +85,8 @@ def main(argv: list[str]) -> None:
     if args.growth is not None:
         report["growth"] = {name: fit_growth(report["rows"], name) for name in args.model}
     args.out.mkdir(parents=True, exist_ok=True)
-    kind = "images" if args.growth is None else "growth"
+    kind = "tasks" if any(name.endswith(".py") for name in args.model) else "images"
+    kind = kind if args.growth is None else "growth"
     stem = args.out / f"benchmark_{kind}_{args.device}"
     stem.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     stem.with_suffix(".txt").write_text(table(report))
@@ -89,13 +96,13 @@ def main(argv: list[str]) -> None:
 def time_models(args: argparse.Namespace, size: tuple[int, int]) -> list[dict]:
     """A row for each model at one size, all timed in turns."""
     models = {name: build(name, args) for name in args.model}
-    images = torch.randn(args.batch, 3, *size, device=args.device)
+    inputs = {name: example_images(model, args.batch, size).to(args.device) for name, model in models.items()}
     if args.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
+        inputs = {n: x.contiguous(memory_format=torch.channels_last) for n, x in inputs.items()}
     matrix = torch.randn(2048, 2048, device=args.device)
-    calls = {name: evaluation(model, images, args) for name, model in models.items()}
+    calls = {name: evaluation(model, inputs[name], args) for name, model in models.items()}
     # before the timing: what a model remembers of inference mode could not be trained with
-    macs = {n: count_costs(m, evaluation(m, images[:1], args))[""].macs for n, m in models.items()}
+    macs = {n: count_costs(m, evaluation(m, inputs[n][:1], args))[""].macs for n, m in models.items()}
     peaks = {name: peak_memory(call, args.device) for name, call in calls.items()}
     parts = {"unit": lambda: matrix @ matrix, **calls}
     with torch.inference_mode():
@@ -119,7 +126,8 @@ def time_models(args: argparse.Namespace, size: tuple[int, int]) -> list[dict]:
 
 def build(name: str, args: argparse.Namespace) -> nn.Module:
     torch.manual_seed(0)
-    model = dense.create_model(name).to(args.device).eval()
+    model = build_config(name, {})[0] if name.endswith(".py") else dense.create_model(name)
+    model = model.to(args.device).eval()
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
 
 
@@ -148,7 +156,7 @@ def table(report: dict) -> str:
         height, width = row["size"]
         lines.append(
             [
-                row["model"],
+                Path(row["model"]).stem,
                 f"{row['batch']} x {height} x {width}",
                 f"{row['parameters']:,}",
                 f"{row['macs'] / 1e9:.3f} G",

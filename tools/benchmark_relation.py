@@ -104,7 +104,7 @@ def build(name: str, queries: int) -> nn.Module:
     model.num_queries = queries
     model.backbone.init_cfg = None
     torch.manual_seed(0)
-    MMLogger.get_instance("mmengine", log_level="ERROR")  # init_weights would name every weight
+    MMLogger.get_current_instance().setLevel("ERROR")  # init_weights would name every weight
     with DefaultScope.overwrite_default_scope("mmdet"):
         network = MODELS.build(model)
     network.init_weights()

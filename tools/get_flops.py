@@ -124,11 +124,20 @@ def build(name: str, args: argparse.Namespace) -> tuple:
             call["category"] = labels
     else:
         height, *width = size or [224]
-        inputs = torch.randn(args.batch, 3, height, *(width or [height]))
+        inputs = example_images(model, args.batch, (height, *(width or [height])))
         if "mode" in call and cfg.get("default_scope") == "mmdet":
             call["data_samples"] = detection_samples(inputs)
     forward: Callable = lambda: model(inputs, **call)  # noqa: E731
     return model, forward, tuple(inputs.shape)
+
+
+def example_images(model, batch: int, size: tuple[int, int]):
+    """What a model of images takes; those of tasks with inputs of their own know it."""
+    import torch
+
+    if hasattr(model, "example_inputs"):
+        return model.example_inputs(batch, size)
+    return torch.randn(batch, 3, *size)
 
 
 def build_config(path: str, options: dict) -> tuple:

@@ -1,6 +1,5 @@
-# The DINO of MMDetection that relation-detr_r18_pennfudan.py and relation-dino_r18_pennfudan.py are compared
-# with: small, from random weights, for CPUs. What they reach compares with each other, not with anything
-# published.
+# The DINO of MMDetection that relation-detr_r18_pennfudan.py is compared with: small, from random weights,
+# for CPUs. What the two reach compares with each other, not with anything published.
 _base_ = ["../_base_/datasets/pennfudan.py", "../_base_/default_runtime_mmdet.py"]
 
 dims, levels, heads = 128, 3, 4

@@ -115,6 +115,10 @@ class ImageRestorer(BaseModel):
             sample.set_data({"pred": image})
         return samples
 
+    def example_inputs(self, batch: int, size: tuple[int, int]) -> Tensor:
+        """Random images, to count and time what the network does."""
+        return torch.rand(batch, getattr(self.network, "in_channels", 3), *size)
+
     def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Published weights of the network, named as here."""
         return {f"network.{key}": value for key, value in self.network.convert_official(state_dict).items()}

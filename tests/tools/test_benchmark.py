@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,35 @@ def test_images(tmp_path, capsys):
         assert row["units"] == pytest.approx(row["ms"] / row["unit_ms"]) and row["peak_bytes"] > 0
         assert row["images_per_second"] == pytest.approx(2000 / row["ms"])
         assert row["model"] in text and "2 x 32 x 48" in text
+
+
+def test_configs_of_tasks(tmp_path, capsys):
+    configs = ["configs/edsr/edsr-s_srx2_t91.py", "configs/vad_hybrid/vad-hybrid-small_ped2.py"]
+    paths = [str(Path(tool.__file__).parents[1] / config) for config in configs]
+    options = ["--size", "32", "--batch", "1", "--seconds", "0", "--out", str(tmp_path)]
+    tool.main(["images", "--model", *paths, *options])
+    report, text = read_images(tmp_path, "tasks", capsys)
+    plain, clip = report["rows"]
+    assert plain["parameters"] == 195_971
+    assert clip["macs"] > 9 * 32 * 32 * 9 * 8  # nine frames: the first convolution alone
+    assert "edsr-s_srx2_t91 " in text and "vad-hybrid-small_ped2 " in text
+
+
+@pytest.mark.slow
+def test_relation(tmp_path, capsys):
+    tool.main(["relation", "--queries", "20", "--size", "64", "96", "--seconds", "0", "--out", str(tmp_path)])
+    report, text = read_images(tmp_path, "relation", capsys)
+    rows = {(row["mode"], row["network"]): row for row in report["rows"]}
+    assert len(rows) == 6 and text.count("\n") == 10
+    for mode in ("evaluation", "training step"):
+        plain = rows[mode, "DINO"]
+        assert plain["time_ratio"] == plain["memory_ratio"] == 1
+        for name in ("DINO + relation", "Relation-DETR"):
+            row = rows[mode, name]
+            assert row["memory_ratio"] == row["peak_bytes"] / plain["peak_bytes"] >= 1
+            assert row["time_ratio"] == row["ms"] / plain["ms"]
+    step, evaluation = rows["training step", "DINO"], rows["evaluation", "DINO"]
+    assert step["peak_bytes"] > evaluation["peak_bytes"]  # what is kept for the gradient was counted
 
 
 def test_growth(tmp_path, capsys):

@@ -417,9 +417,9 @@ def test_configs_build(path):
         assert model.test_cfg.max_per_img <= model.num_queries * model.bbox_head.num_classes
 
 
-@pytest.mark.parametrize("name", ["relation-dino_r18_pennfudan", "relation-detr_r18_pennfudan"])
-def test_compared_configs_differ_in_the_network_alone(name):
-    plain, ours = (Config.fromfile(CONFIGS / f"{stem}.py") for stem in ("dino_r18_pennfudan", name))
+def test_compared_configs_differ_in_the_network_alone():
+    names = ("dino_r18_pennfudan", "relation-detr_r18_pennfudan")
+    plain, ours = (Config.fromfile(CONFIGS / f"{name}.py") for name in names)
     for key in {*plain, *ours} - {"model", "custom_imports"}:
         assert plain[key] == ours[key], key
     for key in ("num_queries", "num_feature_levels", "backbone", "neck", "encoder", "dn_cfg", "test_cfg"):
