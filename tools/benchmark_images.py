@@ -9,8 +9,7 @@ network's outputs: then a batch is of what its task takes, as pairs of images or
 take turns in one process with a 2048x2048 float32 matrix product, the unit in which a batch is timed, too.
 "peak" is the most memory that the tensors of a batch hold at once, besides the weights; MACs are those of one
 image. `--growth` times each model at several sizes instead and fits t = c * pixels^a: a = 1 is linear, 2
-quadratic. Writes benchmark_images_<device>.json and .txt (growth_<device>, or tasks_<device> of configs) to
-`--out`.
+quadratic. Writes benchmark_<name>_<device>.json and .txt to `--out`.
 """
 
 import argparse
@@ -57,6 +56,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--seconds", type=float, default=5, help="for each model, at least 3 rounds")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--name", help="of the files that are written (default: images, or growth)")
     args = parser.parse_args(argv)
     for name in args.model:
         if name not in ZOO and not name.endswith(".py"):
@@ -85,9 +85,8 @@ def main(argv: list[str]) -> None:
     if args.growth is not None:
         report["growth"] = {name: fit_growth(report["rows"], name) for name in args.model}
     args.out.mkdir(parents=True, exist_ok=True)
-    kind = "tasks" if any(name.endswith(".py") for name in args.model) else "images"
-    kind = kind if args.growth is None else "growth"
-    stem = args.out / f"benchmark_{kind}_{args.device}"
+    name = args.name or ("images" if args.growth is None else "growth")
+    stem = args.out / f"benchmark_{name}_{args.device}"
     stem.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     stem.with_suffix(".txt").write_text(table(report))
     print(table(report), end="")

@@ -78,7 +78,7 @@ def test_images(tmp_path, capsys):
 def test_configs_of_tasks(tmp_path, capsys):
     configs = ["configs/edsr/edsr-s_srx2_t91.py", "configs/vad_hybrid/vad-hybrid-small_ped2.py"]
     paths = [str(Path(tool.__file__).parents[1] / config) for config in configs]
-    options = ["--size", "32", "--batch", "1", "--seconds", "0", "--out", str(tmp_path)]
+    options = ["--size", "32", "--batch", "1", "--seconds", "0", "--name", "tasks", "--out", str(tmp_path)]
     tool.main(["images", "--model", *paths, *options])
     report, text = read_images(tmp_path, "tasks", capsys)
     plain, clip = report["rows"]
