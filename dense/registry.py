@@ -8,6 +8,7 @@ _registries = make_registries(
     # what needs mmdet or mmseg is imported by the configs that use it (custom_imports)
     MODELS=[
         "dense.backbones",
+        "dense.data",
         "dense.classification.classifier",
         "dense.classification.augment",
         "dense.matching.baselines",
@@ -31,6 +32,7 @@ _registries = make_registries(
         "dense.video.datasets",
     ],
     TRANSFORMS=[
+        "dense.data",
         "dense.classification.transforms",
         "dense.matching.transforms",
         "dense.matching.warps",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..registry import DATASETS
-from .datasets import ImageDataset
+from .datasets import SeededDataset
 
 PIXELS = 3 * 32 * 32
 # by number of classes: archive, its folder, labels of a record (the last one counts), names of the classes,
@@ -32,7 +32,7 @@ VERSIONS = {
 
 
 @DATASETS.register_module()
-class CIFAR(ImageDataset):
+class CIFAR(SeededDataset):
     """50,000 and 10,000 colour pictures of 32 x 32 pixels, ten or a hundred classes.
 
     ``data_root`` holds the binary version, which is read without running anything from it: the archive
@@ -45,7 +45,7 @@ class CIFAR(ImageDataset):
         data_root: folder.
         num_classes: 10, or 100 for the fine labels of CIFAR-100.
         split: "train" or "test".
-        **kwargs: of :class:`ImageDataset`.
+        **kwargs: of :class:`SeededDataset`.
 
     Raises:
         OSError: a file is missing or is not what it should be.

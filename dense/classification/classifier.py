@@ -3,44 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmengine.model import BaseModel, ImgDataPreprocessor
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from ..backbones.base import ClassificationNetwork
 from ..registry import MODELS
 from .data_sample import ImageDataSample
-
-IMAGENET_MEAN = (123.675, 116.28, 103.53)  # red, green, blue in 0..255
-IMAGENET_STD = (58.395, 57.12, 57.375)
-
-
-@MODELS.register_module()
-class StackImages(ImgDataPreprocessor):
-    """Move a batch to the model's device, stack it to float32 (B, C, H, W) and normalise it.
-
-    Nothing is padded: the images of a batch must have one size, for a prediction depends on its own image
-    only.
-
-    Args:
-        mean, std: of each channel, in 0..255.
-        **kwargs: of MMEngine's ``ImgDataPreprocessor``.
-    """
-
-    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD, **kwargs):
-        super().__init__(mean, std, **kwargs)
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        images = data["inputs"]
-        if not isinstance(images, Tensor):
-            sizes = {tuple(image.shape) for image in images}
-            if len(sizes) > 1:
-                raise ValueError(
-                    f"images of one batch must have one size, found {sorted(sizes)}: add Resize or "
-                    "CenterCrop to the pipeline"
-                )
-            data = {**data, "inputs": torch.stack(list(images))}
-        return super().forward(data, training)
 
 
 @MODELS.register_module()
@@ -57,7 +26,7 @@ class ImageClassifier(BaseModel):
         label_smoothing: share of each target that is spread evenly over all classes.
         augments: configs or modules (images, targets) -> the same, applied in training in this order to
             normalised images (B, C, H, W) and targets (B, num_classes), each of which sums to one.
-        data_preprocessor: config; :class:`StackImages` by default.
+        data_preprocessor: config; :class:`~dense.data.StackImages` by default.
         init_cfg: see MMEngine.
     """
 

@@ -2,69 +2,20 @@
 
 import gzip
 import os
-import random
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
-from mmengine.dataset import BaseDataset
 
-from ..registry import DATASETS, TRANSFORMS
+from ..data import SUFFIXES, SeededDataset, find_images
+from ..registry import DATASETS
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 
 
-@contextmanager
-def seeded(*key: int) -> Iterator[None]:
-    """Python's and NumPy's global generators, which transforms draw from, start at ``key`` within."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-
-
-class ImageDataset(BaseDataset):
-    """What MMEngine's dataset is, with random numbers that depend on (seed, epoch, index) alone.
-
-    So a run that was resumed sees what an unbroken one sees, with any number of workers.
-
-    Args:
-        pipeline: transforms (configs or callables), applied in order.
-        seed: of the transforms.
-        test_mode: the epoch stays 0, whatever :meth:`set_epoch` is told.
-        **kwargs: of MMEngine's ``BaseDataset``, as ``indices=1000``, or ``metainfo=dict(classes=...)``.
-    """
-
-    def __init__(self, *, pipeline: Sequence[dict | Callable] = (), seed: int = 0, **kwargs):
-        self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # worker processes see it change
-        built = [TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipeline]
-        super().__init__(pipeline=built, **kwargs)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the random numbers of the samples from now on, in worker processes too."""
-        self._epoch.fill_(epoch)
-
-    def prepare_data(self, idx: int) -> dict:
-        with seeded(self.seed, 0 if self.test_mode else int(self._epoch), idx % len(self)):
-            return super().prepare_data(idx)
-
-    def get_cat_ids(self, idx: int) -> list[int]:
-        return [self.get_data_info(idx)["gt_label"]]
-
-
 @DATASETS.register_module()
-class ImageFolder(ImageDataset):
+class ImageFolder(SeededDataset):
     """Images in one folder a class, or in a list.
 
     Without ``list_file``, ``data_root/split`` has a folder for each class, with images at any depth; the
@@ -134,22 +85,8 @@ class ImageFolder(ImageDataset):
         return [(path, names[int(label)]) for path, label in pairs], names
 
 
-def find_images(folder: Path) -> list[str]:
-    """All images under a folder, by name, whatever their suffix's case; FileNotFoundError without folder."""
-
-    def fail(error: OSError):
-        raise FileNotFoundError(f"{error.filename}: no folder that can be read ({error.strerror})")
-
-    return sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, onerror=fail, followlinks=True)
-        for name in names
-        if name.lower().endswith(SUFFIXES)
-    )
-
-
 @DATASETS.register_module()
-class FashionMNIST(ImageDataset):
+class FashionMNIST(SeededDataset):
     """60,000 and 10,000 grey images of 28 x 28 pixels, ten classes.
 
     The files are the four of the data set as they were published, ``.gz`` or unpacked. A sample before the
@@ -161,7 +98,7 @@ class FashionMNIST(ImageDataset):
     Args:
         data_root: folder with the files; by default where Debian's package dataset-fashion-mnist has them.
         split: "train" or "test".
-        **kwargs: of :class:`ImageDataset`.
+        **kwargs: of :class:`SeededDataset`.
 
     Raises:
         OSError: a file is missing or is not what it should be.

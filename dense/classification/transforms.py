@@ -24,44 +24,6 @@ except ImportError as error:
 
 @TRANSFORMS.register_module()
 @dataclass(frozen=True)
-class LoadImage:
-    """``img_path`` to ``img``, upright (EXIF), ``img_shape`` and ``ori_shape``.
-
-    Grey images get three equal channels, those of 16 bits lose the lower 8, transparency is dropped; other
-    colour spaces become RGB.
-
-    Raises:
-        OSError: the file is missing, damaged, or of another kind; the message names it.
-    """
-
-    def __call__(self, sample: dict) -> dict:
-        path = sample["img_path"]
-        try:
-            with Image.open(path) as file:
-                image = np.asarray(to_rgb(ImageOps.exif_transpose(file)))
-        except (FileNotFoundError, PermissionError):
-            raise  # say already which
-        except Exception as error:  # of many types where a file is damaged
-            raise OSError(f"{path}: not an image that can be read ({error})") from error
-        return {**sample, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image of 8 or 16 bits a channel, in RGB with 8."""
-    if image.mode.startswith("I"):  # 16 bits of grey, in 16 or 32
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError(f"found levels {levels.min()} to {levels.max()}, wanted 0 to 65535")
-        image = Image.fromarray((levels >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("found an image of floating-point numbers, wanted 8 or 16 bits a channel")
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-@TRANSFORMS.register_module()
-@dataclass(frozen=True)
 class RandomResizedCrop:
     """Cut out a random box of the image and resize it, by Pillow, to a square.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from ..classification.datasets import ImageDataset, find_images
+from ..data import SeededDataset, find_images
 from ..registry import DATASETS
 
 THRESHOLDS = ("image", "box", "keypoints")
@@ -43,7 +43,7 @@ PASCAL_CLASSES = (
 )
 
 
-class PairDataset(ImageDataset):
+class PairDataset(SeededDataset):
     """Pairs of images that show objects of one class.
 
     Args:
@@ -53,7 +53,7 @@ class PairDataset(ImageDataset):
         threshold: what PCK's thresholds are shares of, by default what the benchmark says: "image", the side
             of the resized image; "box", the longer side of the source's object box, or "keypoints", the
             larger extent of the source's keypoints, in the resized image.
-        **kwargs: of :class:`~dense.classification.datasets.ImageDataset`.
+        **kwargs: of :class:`~dense.data.SeededDataset`.
 
     Raises:
         OSError: a file is missing, damaged or not what it should be; the message names it.
@@ -285,7 +285,7 @@ class SPair71k(PairDataset):
 
 
 @DATASETS.register_module()
-class ImageFiles(ImageDataset):
+class ImageFiles(SeededDataset):
     """All images in some folders, without labels, at any depth, by name.
 
     A sample before the pipeline: ``img_path`` str, ``sample_idx`` int.

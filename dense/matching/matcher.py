@@ -15,7 +15,7 @@ from torch.nn.functional import grid_sample, interpolate
 from pointsuite.engine.checkpoint import find_state_dict, load_checkpoint, load_state_dict
 from pointsuite.engine.command import find_checkpoint
 
-from ..classification.classifier import StackImages
+from ..data import LoadImage, StackImages
 from ..registry import MODELS
 from .data_sample import MatchDataSample
 from .metrics import end_point_error, keypoint_flow, transfer_keypoints
@@ -212,8 +212,6 @@ class Matcher:
 
 def _read(image: np.ndarray | str | os.PathLike, name: str) -> np.ndarray:
     if not isinstance(image, np.ndarray):
-        from ..classification.transforms import LoadImage
-
         return LoadImage()({"img_path": os.fspath(image)})["img"]
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"{name} is an array {image.shape} of {image.dtype}, wanted uint8 (H, W, 3)")

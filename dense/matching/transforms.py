@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from ..classification.transforms import LoadImage
+from ..data import LoadImage
 from ..registry import TRANSFORMS
 from .data_sample import MatchDataSample
 

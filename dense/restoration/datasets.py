@@ -16,7 +16,7 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 from torch import Tensor
 
-from ..classification.datasets import ImageDataset, find_images
+from ..data import SeededDataset, find_images
 from ..registry import DATASETS, TRANSFORMS
 from .degradations import add_noise, compress_jpeg, imresize, mod_crop, to_float
 from .images import read_image
@@ -34,7 +34,7 @@ class RestorationSample(BaseDataElement):
 
 
 @DATASETS.register_module()
-class RestorationDataset(ImageDataset):
+class RestorationDataset(SeededDataset):
     """Good images from folders; the poor ones from folders, too, or made of the good ones.
 
     A good image is cut at the bottom and on the right to multiples of ``scale``. The poor one is, without
@@ -52,7 +52,7 @@ class RestorationDataset(ImageDataset):
         min_size: enlarge good images (bicubic) whose short side is smaller.
         quantize: round the poor image to 8 bits, as a file would. Otherwise it is float32.
         cache: keep all images in memory once they were read, in each worker process its own.
-        **kwargs: of :class:`~dense.classification.datasets.ImageDataset`: ``pipeline``, ``seed``,
+        **kwargs: of :class:`~dense.data.SeededDataset`: ``pipeline``, ``seed``,
             ``test_mode``, in which noise depends on (seed, index) alone.
 
     Raises:

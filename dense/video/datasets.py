@@ -12,7 +12,7 @@ import numpy as np
 import scipy.io
 import torch
 
-from ..classification.datasets import ImageDataset
+from ..data import SeededDataset
 from ..registry import DATASETS, TRANSFORMS
 from .data_sample import ClipDataSample
 from .frames import FrameCache, Video, find_videos
@@ -35,7 +35,7 @@ class PackClip:
 
 
 @DATASETS.register_module()
-class VideoClips(ImageDataset):
+class VideoClips(SeededDataset):
     """Clips of frames at fixed offsets from a start that slides over each video.
 
     A sample before the pipeline: ``clip`` uint8 (T, C, H, W), and what :class:`ClipDataSample` names as
@@ -56,7 +56,7 @@ class VideoClips(ImageDataset):
             evenly spread over their names, so that no frame is on both sides. 0 takes all videos.
         part: "train" or "held_out", where ``hold_out`` is not 0.
         cache_mb: memory for decoded frames, of each data worker.
-        **kwargs: of :class:`ImageDataset`; the pipeline is :class:`PackClip` by default.
+        **kwargs: of :class:`SeededDataset`; the pipeline is :class:`PackClip` by default.
 
     Raises:
         OSError: a file or folder is missing or damaged, a video is too short, labels do not fit.

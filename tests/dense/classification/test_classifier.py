@@ -6,8 +6,9 @@ from torch.nn.functional import cross_entropy
 
 from dense.backbones import ClassificationNetwork
 from dense.classification.augment import Mixup
-from dense.classification.classifier import IMAGENET_MEAN, IMAGENET_STD, ImageClassifier, StackImages
+from dense.classification.classifier import ImageClassifier
 from dense.classification.data_sample import ImageDataSample
+from dense.data import IMAGENET_MEAN, IMAGENET_STD, StackImages
 
 from .toy import ToyNet
 

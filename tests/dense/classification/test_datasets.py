@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dense.classification.datasets import FashionMNIST, ImageFolder, seeded
+from dense.classification.datasets import FashionMNIST, ImageFolder
+from dense.data import seeded
 from dense.registry import DATASETS
 
 from .toy import COLORS, write_images

@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dense.classification.transforms import OPERATIONS, LoadImage, PackImage, RandAugment, RandomResizedCrop
+from dense.classification.transforms import OPERATIONS, PackImage, RandAugment, RandomResizedCrop
+from dense.data import LoadImage
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)

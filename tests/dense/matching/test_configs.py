@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 from scipy.io import savemat
 
-from dense.classification.datasets import find_images
+from dense.data import find_images
 from pointsuite.engine.runner import Runner
 from tests.tools.load import load_tool
 

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from PIL import Image
 
-from dense.classification.classifier import IMAGENET_MEAN, IMAGENET_STD
+from dense.data import IMAGENET_MEAN, IMAGENET_STD
 from dense.matching.data_sample import MatchDataSample
 from dense.matching.matcher import DenseMatcher, Matcher
 from dense.matching.metrics import end_point_error, keypoint_flow, transfer_keypoints
