@@ -86,12 +86,15 @@ def test_detection(tmp_path, monkeypatch, tiles):
 def test_inputs_that_cannot_be_drawn():
     draw = tool.build_drawer(Config({"model": {}}), {})
     sample = BaseDataElement()
-    with pytest.raises(UsageError, match=r"an array \(2, 3, 4, 4\), wanted a cloud"):
-        draw({"inputs": torch.zeros(2, 3, 4, 4), "data_samples": sample})
+    with pytest.raises(UsageError, match=r"an array \(1, 2, 3, 4, 4\), wanted a cloud"):
+        draw({"inputs": torch.zeros(1, 2, 3, 4, 4), "data_samples": sample})
     with pytest.raises(UsageError, match="inputs are list, wanted"):
         draw({"inputs": [], "data_samples": sample})
     picture, title = draw({"inputs": torch.linspace(-1, 1, 16).view(1, 4, 4), "data_samples": sample})
     assert picture.shape == (4, 4, 3) and (picture.min(), picture.max(), title) == (0, 255, "")
+    pair = torch.stack([torch.zeros(3, 4, 5), torch.ones(3, 4, 5)])
+    picture, _ = draw({"inputs": pair, "data_samples": sample})  # side by side
+    assert picture.shape == (4, 10, 3) and picture[:, :5].max() == 0 and picture[:, 5:].min() == 255
 
 
 @pytest.mark.parametrize(
