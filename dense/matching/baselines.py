@@ -1,6 +1,6 @@
 """What a learnt matcher must beat, in its own interface: nearest neighbours of its features; no motion."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from scipy.spatial import cKDTree
@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 
 from ..ops.flow import grid_positions
 from ..registry import MODELS
+from .backbone import build_backbone
 from .correlation import correlate, normalize
 
 
@@ -26,7 +27,7 @@ class MutualNearestNeighbours(nn.Module):
 
     def __init__(self, backbone: dict | nn.Module, indices: Sequence[int] | None = None):
         super().__init__()
-        self.backbone = MODELS.build(backbone) if isinstance(backbone, Mapping) else backbone
+        self.backbone = build_backbone(backbone)
         self.indices = indices
 
     def init_weights(self) -> None:
