@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ..layers.archs import Archs
 from ..registry import MODELS, ZOO
 
 
-class Backbone(BaseModule):
+class Backbone(Archs, BaseModule):
     """Stages of blocks, each after a downsampling: (B, in_channels, H, W) to a tuple of (B, C_i, H_i, W_i).
 
     A subclass fills, in its ``__init__``, ``downsamples`` (the first is the stem) and ``stages`` (blocks;
@@ -65,18 +66,6 @@ class Backbone(BaseModule):
         self.downsamples = nn.ModuleList()
         self.stages = nn.ModuleList()
         self.norms = nn.ModuleDict()  # by stage
-
-    @classmethod
-    def find_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
-        """A published variant by its name, or one's own, which must have the same keys."""
-        if isinstance(arch, str):
-            if arch not in cls.archs:
-                raise ValueError(f"{cls.__name__} has no arch {arch!r}; there are {sorted(cls.archs)}")
-            return cls.archs[arch]
-        wanted = next(iter(cls.archs.values())).keys()
-        if set(arch) != set(wanted):
-            raise ValueError(f"an arch of {cls.__name__} has keys {sorted(wanted)}, found {sorted(arch)}")
-        return dict(arch)
 
     def set_outputs(
         self, channels: Sequence[int], strides: Sequence[int], norm: Callable[[int], nn.Module] | None = None

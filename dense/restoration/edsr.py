@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..layers.archs import Archs
 from ..registry import MODELS
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K
@@ -29,7 +30,7 @@ class ResidualBlock(nn.Module):
 
 
 @MODELS.register_module()
-class EDSR(nn.Module):
+class EDSR(Archs, nn.Module):
     """Images (B, C, h, w) in 0..1, of any size, to (B, C, scale * h, scale * w).
 
     Args:
@@ -50,12 +51,7 @@ class EDSR(nn.Module):
 
     def __init__(self, arch: str | Mapping[str, Any] = "baseline", scale: int = 2, in_channels: int = 3):
         super().__init__()
-        if isinstance(arch, str):
-            if arch not in self.archs:
-                raise ValueError(f"EDSR has no arch {arch!r}; there are {sorted(self.archs)}")
-            arch = self.archs[arch]
-        if set(arch) != {"channels", "depth", "scaling"}:
-            raise ValueError(f"an arch of EDSR has keys channels, depth, scaling, found {sorted(arch)}")
+        arch = self.find_arch(arch)
         if scale not in (1, 2, 3, 4):
             raise ValueError(f"scale must be 1, 2, 3 or 4, found {scale}")
         self.scale, self.in_channels = scale, in_channels

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from pointsuite.engine.checkpoint import rename_keys
 
 from ..layers import MLP, DropPath, Linear, init_normal
+from ..layers.archs import Archs
 from ..registry import MODELS
 from .edsr import RGB_MEAN
 
@@ -321,7 +322,7 @@ class ResidualGroup(nn.Module):
 
 
 @MODELS.register_module()
-class HAT(nn.Module):
+class HAT(Archs, nn.Module):
     """The hybrid attention transformer: images (B, C, h, w) in 0..1 to (B, C, scale * h, scale * w).
 
     The result is not clipped. Both sides of the image must be multiples of the window;
@@ -400,9 +401,11 @@ class HAT(nn.Module):
         reference_quirks: bool = False,
     ):
         super().__init__()
-        spec = self._find_arch(arch)
-        channels, depths = spec["embed_dims"], spec["depths"]
-        for heads in spec["num_heads"]:
+        spec = self.find_arch(arch)
+        channels, depths, num_heads = spec["embed_dims"], spec["depths"], spec["num_heads"]
+        if len(depths) != len(num_heads):
+            raise ValueError(f"depths and num_heads must be as many, found {depths} and {num_heads}")
+        for heads in num_heads:
             if channels % heads:
                 raise ValueError(f"num_heads must divide embed_dims {channels}, found {heads}")
         if scale not in (1, 2, 3, 4, 8):
@@ -427,7 +430,7 @@ class HAT(nn.Module):
         self.patch_norm = nn.LayerNorm(channels) if patch_norm else nn.Identity()
         self.position = nn.Parameter(torch.empty(img_size, img_size, channels)) if ape else None
         self.groups = nn.Sequential()
-        for depth, heads in zip(depths, spec["num_heads"], strict=True):
+        for depth, heads in zip(depths, num_heads, strict=True):
             blocks = [
                 HybridBlock(
                     channels,
@@ -458,19 +461,6 @@ class HAT(nn.Module):
         init_normal(self, nn.Linear)  # convolutions start as PyTorch has them
         if ape:
             nn.init.trunc_normal_(self.position, std=0.02)
-
-    @classmethod
-    def _find_arch(cls, arch: str | Mapping[str, Any]) -> Mapping[str, Any]:
-        if isinstance(arch, str):
-            if arch not in cls.archs:
-                raise ValueError(f"HAT has no arch {arch!r}; there are {list(cls.archs)}")
-            return cls.archs[arch]
-        if set(arch) != set(cls.archs["hat"]):
-            raise ValueError(f"an arch of HAT has keys {sorted(cls.archs['hat'])}, found {sorted(arch)}")
-        depths, heads = arch["depths"], arch["num_heads"]
-        if len(depths) != len(heads):
-            raise ValueError(f"depths and num_heads must be as many, found {depths} and {heads}")
-        return arch
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.in_channels:

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pointsuite.engine.checkpoint import rename_keys
 
+from ..layers.archs import Archs
 from ..ops import frame_logits, lstm_cell
 from ..registry import MODELS
 
@@ -31,7 +32,7 @@ HIDDEN = -1e9  # logit of a masked frame; finite, so that a row without any visi
 
 
 @MODELS.register_module()
-class VADHybrid(nn.Module):
+class VADHybrid(Archs, nn.Module):
     """Predict the middle frames of a clip: (B, T, C, H, W) in [-1, 1] to (B, t, C, H, W).
 
     The clip has ``context`` frames of the past, t targets, and ``context`` frames of the future. Target i is
@@ -127,18 +128,6 @@ class VADHybrid(nn.Module):
         self.up_low = ConvNorm(nn.ConvTranspose2d(middle, low, 2, stride=2), norm)
         self.head = nn.Conv2d(low, in_channels, 3, padding=1)
         self.init_weights()
-
-    @classmethod
-    def find_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
-        """One of ``archs`` by its name, or one's own, which must have the same keys."""
-        if isinstance(arch, str):
-            if arch not in cls.archs:
-                raise ValueError(f"{cls.__name__} has no arch {arch!r}; there are {sorted(cls.archs)}")
-            return cls.archs[arch]
-        wanted = cls.archs["base"].keys()
-        if set(arch) != set(wanted):
-            raise ValueError(f"an arch of {cls.__name__} has keys {sorted(wanted)}, found {sorted(arch)}")
-        return dict(arch)
 
     def init_weights(self) -> None:
         """Xavier's uniform weights, as published; biases and norms are PyTorch's."""

@@ -1,5 +1,7 @@
 """Correlations, their tokens, the flow in them, and the choice among flows."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -106,6 +108,14 @@ def test_the_first_of_equals_wins_and_the_worse_loses():
     far = torch.full((1, 2, 4, 4), 100.0)
     flow, confidence = select_flows([far, 2 * far], [far, far])  # neither is to be trusted
     assert (flow == 100).all() and (confidence == 0).all()
+
+
+def test_the_longer_side_measures_the_error():
+    for size in ((4, 10), (10, 4)):
+        flow, back = torch.zeros(2, 1, 2, *size)
+        back[:, 0] = 0.5  # half a cell off, everywhere
+        _, confidence = select_flows([flow], [back])
+        torch.testing.assert_close(confidence, torch.full((1, 1, *size), math.exp(-0.5 / (0.05 * 10))))
 
 
 def test_a_flow_counts_only_inside():

@@ -49,7 +49,7 @@ def test_a_zero_network_returns_the_mean_or_the_image():
 def test_errors():
     for arguments, message in (
         (("huge",), "no arch 'huge'"),
-        (({"depth": 2},), "keys channels, depth, scaling, found"),
+        (({"depth": 2},), r"keys \['channels', 'depth', 'scaling'\], found \['depth'\]"),
         ((TINY, 5), "scale must be 1, 2, 3 or 4, found 5"),
     ):
         with pytest.raises(ValueError, match=message):
