@@ -1,4 +1,4 @@
-# make setup | train | test | bench | lint | clean. Nothing here needs root.
+# make setup | train | test | test-all | docs | bench | lint | clean. Nothing here needs root.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CONFIG := configs/risurconv/risurconv-s_kicad.py
 WORK_DIR := work_dirs/risurconv-s_kicad
 
-.PHONY: setup train test bench lint clean
+.PHONY: setup train test test-all docs bench lint clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -25,11 +25,21 @@ train: setup
 	$(BIN)/python tools/train.py $(CONFIG) --work-dir $(WORK_DIR)
 	$(BIN)/python tools/test.py $(CONFIG) $(WORK_DIR) --work-dir $(WORK_DIR) --protocols
 
+# Two processes of one thread each: networks in tests are too small to share among threads. A file stays in one
+# process, whose fixtures it shares.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-all: setup
+	$(PYTEST)
+
+docs: setup
+	$(BIN)/python tools/analysis/list_models.py --write
 
 bench: setup
-	$(BIN)/python tools/benchmark.py
+	$(BIN)/python benchmarks/points.py
 
 lint: setup
 	$(BIN)/ruff check .

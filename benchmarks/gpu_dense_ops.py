@@ -1,5 +1,6 @@
 """Time the image operators on an NVIDIA GPU: Triton kernels and the portable PyTorch form on the same card.
 
+Example:
     python benchmarks/gpu_dense_ops.py [--batch 2] [--out benchmarks/results]
 
 Sizes are those of a detector on images of 800 x 1072 pixels. Medians of CUDA events, the L2 cache emptied
@@ -10,15 +11,15 @@ gradient of locations, which jumps at pixel centres, on either side of which rou
 gpu_dense_ops.json and gpu_dense_ops.txt.
 """
 
-import argparse
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from gpu_ops import relative_error, row, time, write_report
 
 from dense.ops import ms_deform_attn, roi_align
+from pointsuite.engine import command
 
 DEVICE = "cuda"
 MAPS = [(100, 134), (50, 67), (25, 34), (13, 17)]
@@ -30,11 +31,11 @@ BOX_MAP, BOX_SIDES = (200, 268), (4, 32)  # the finest map, and how long the box
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = command.Parser(description=__doc__)
     parser.add_argument("--batch", type=int, default=2, help="images")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         sys.exit(
             "benchmarks/gpu_dense_ops.py wants an NVIDIA GPU, found none: torch.cuda.is_available() is False"
@@ -46,7 +47,7 @@ def main() -> None:
             rows += bench_attention(args.batch, queries, dtype)
         for ratio, layout in ((0, "last"), (2, "last"), (0, "first")):
             rows += bench_roi_align(args.batch, ratio, layout, dtype)
-    write_report(rows, args.out, "gpu_dense_ops")
+    write_report(rows, args.out, "gpu_dense_ops", argv)
 
 
 def bench_attention(batch: int, queries: int, dtype: torch.dtype) -> list[dict]:

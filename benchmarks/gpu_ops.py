@@ -1,5 +1,6 @@
 """Time the point operators on an NVIDIA GPU: Triton kernels, PyTorch and, where installed, torch-cluster.
 
+Example:
     python benchmarks/gpu_ops.py [--batch 32] [--out benchmarks/results]
 
 Medians of CUDA events, the L2 cache emptied between runs. "kernel" is the Triton function alone, "operator"
@@ -10,18 +11,20 @@ Every kernel's result is first compared with the CPU's: geometry to the bit, net
 is far from it. Writes gpu_ops.json and gpu_ops.txt.
 """
 
-import argparse
 import datetime
 import functools
 import json
 import pathlib
 import shlex
 import sys
+from collections.abc import Sequence
 
 import torch
 
+import pointsuite
+from pointsuite.engine import command
+from pointsuite.engine.tables import align_columns
 from pointsuite.layers import attention
-from pointsuite.models.risurconv import risurconv_cls
 from pointsuite.ops import farthest_point_sample, knn, offset_attention, surface_features
 
 # (centres, points, neighbours) of the layers of a classifier of 1024 points; the first is the goal's.
@@ -35,11 +38,11 @@ POINTS = [(1, 1024, 32), (1, 512, 64), (1, 256, 128), (1, 128, 256)]
 CLOUDS = 3000  # a second: the goal of the classifier's inference
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = command.Parser(description=__doc__)
     parser.add_argument("--batch", type=int, default=32, help="clouds (one for clouds of 100,000 points)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         sys.exit("benchmarks/gpu_ops.py wants an NVIDIA GPU, found none: torch.cuda.is_available() is False")
     torch.manual_seed(0)
@@ -51,7 +54,7 @@ def main() -> None:
             for shape in shapes:
                 rows += bench_attention(args.batch, *shape, axis, dtype)
         rows.append(bench_classifier(args.batch, dtype))
-    write_report(rows, args.out, "gpu_ops")
+    write_report(rows, args.out, "gpu_ops", argv)
 
 
 def bench_knn(batch: int, size: int, number: int, k: int) -> dict:
@@ -165,7 +168,7 @@ FUSED = {"kernel": True, "torch": False}
 def bench_classifier(batch: int, dtype) -> dict:
     """The published classifier's inference from points to logits, and the clouds a second that it makes."""
     torch.manual_seed(0)
-    model = risurconv_cls().eval()
+    model = pointsuite.create_model("risurconv_cls").eval()
     points = torch.cat([t.cpu() for t in clouds(batch, 1024)], -1)
     with torch.inference_mode():
         wanted = model(points[:2])
@@ -248,14 +251,14 @@ def row(case: str, same: bool | float, times: dict, baseline: str, work: tuple[f
     return line
 
 
-def write_report(rows: list[dict], folder: pathlib.Path, name: str) -> None:
+def write_report(rows: list[dict], folder: pathlib.Path, name: str, argv: Sequence[str] | None) -> None:
     """Write name.json and name.txt, and print the latter."""
     add_floors(rows)
     report = {
         "date": datetime.date.today().isoformat(),
         "card": torch.cuda.get_device_name(),
         "torch": f"torch {torch.__version__}",
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", f"benchmarks/{name}.py", *(sys.argv[1:] if argv is None else argv)]),
         "unit": "ms",
         "rows": rows,
     }
@@ -282,10 +285,8 @@ def table(report: dict) -> str:
     columns += ["clouds_per_s"]
     columns = [column for column in columns if any(column in line for line in report["rows"])]
     lines = [columns] + [[str(line.get(column, "-")) for column in columns] for line in report["rows"]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     head = "  ".join(report[key] for key in ("date", "card", "torch", "command", "unit")) + "\n"
-    rows = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return head + "".join(line.rstrip() + "\n" for line in rows)
+    return head + align_columns(lines, left=None) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""How RISurConv's published behaviour differs from our defaults, measured.
+"""Measure how RISurConv's published behaviour differs from our defaults.
 
+Example:
     python benchmarks/published_behaviour.py [--published FILE]
 
 Compares predictions of one cloud alone and in a batch, and before and after rotations, by the largest
@@ -7,13 +8,14 @@ difference of a class probability. `--published` takes a file of the authors; wi
 random, with the statistics of a batch.
 """
 
-import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 import pointsuite
 from pointsuite.datasets import PointCloudDataset
+from pointsuite.engine import command
 from pointsuite.engine.checkpoint import find_state_dict, load_checkpoint
 from pointsuite.transforms import NormalizeUnitSphere, PackPoints, random_rotation
 
@@ -43,11 +45,11 @@ def build(flags: dict, published: str | None, clouds: torch.Tensor) -> torch.nn.
 
 
 @torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = command.Parser(description=__doc__)
     parser.add_argument("--data", default="data/kicad/kicad.h5")
     parser.add_argument("--published")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     dataset = PointCloudDataset(args.data, "test", [NormalizeUnitSphere(), PackPoints()])
     chosen = np.linspace(0, len(dataset) - 1, 8).astype(int)
     clouds = torch.stack([dataset[i]["inputs"] for i in chosen]).double()

@@ -6,16 +6,18 @@ from .engine.cpu import prepare_process
 
 prepare_process()  # before anything imports PyTorch
 
-from .engine.zoo import create_model, list_models  # noqa: E402
-
 __version__ = version("pointsuite")
 
-__all__ = ["Classifier", "__version__", "create_model", "list_models"]
+__all__ = ["Classifier", "PartSegmenter", "__version__", "create_model", "list_models", "load_official"]
 
 
 def __getattr__(name: str):
-    if name == "Classifier":  # imported on first use: it needs every network and reader
-        from .inference import Classifier
+    if name in ("create_model", "list_models", "load_official"):  # on first use: they bring in PyTorch
+        from .engine import zoo
 
-        return Classifier
+        return getattr(zoo, name)
+    if name in ("Classifier", "PartSegmenter"):  # these, every network and reader
+        from . import predictor
+
+        return getattr(predictor, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,88 +1,106 @@
-"""Convert published weights: ``python tools/convert_checkpoint.py MODEL PUBLISHED OUT [--model-args K=V]``.
+"""Convert published weights to this project's.
 
-OUT can be given to ``create_model(MODEL, pretrained=OUT)`` or, where MODEL is a config, to ``tools/test.py``.
-The converted weights must fit the model exactly.
+Examples:
+    python tools/convert_checkpoint.py PUBLISHED.pth                     # finds out whose they are
+    python tools/convert_checkpoint.py davit_tiny PUBLISHED.pth OUT.pth
+    python tools/convert_checkpoint.py risurconv_cls PUBLISHED.pth OUT.pth --model-args num_classes=40 width=2
+
+The file written can be given to ``create_model(MODEL, pretrained=OUT)``, to the predictors or, where MODEL is
+a config, to ``tools/test.py``. The converted weights must fit the model exactly.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mmengine.registry import MODELS, DefaultScope
-from torch import nn
-
-import dense
-import pointsuite
-from dense.backbones import Backbone
 from pointsuite.engine import command
-from pointsuite.engine.checkpoint import (
-    CheckpointError,
-    find_state_dict,
-    load_checkpoint,
-    load_state_dict,
-    save_checkpoint,
-    sha256,
-    strip_prefix,
-)
+from pointsuite.engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.Parser(description="Convert published weights to this project's.")
-    parser.add_argument("model", help="name of the model, of pointsuite or dense, or the config of a run")
-    parser.add_argument("published", help="file of the authors")
-    parser.add_argument("out", help="file to write")
+    parser = command.Parser(description=__doc__)
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="[MODEL] FILE [OUT]",
+        help="MODEL: name in a zoo, or config of a run; found out by default. FILE: of the authors. OUT: to "
+        "write, by default FILE with the model's name, beside it",
+    )
     parser.add_argument(
         "--model-args",
         nargs="+",
         action=command.KeyValue,
         default={},
         metavar="KEY=VALUE",
-        help="arguments of the model, as num_classes=40",
+        help="arguments of MODEL, as num_classes=40",
     )
     args = parser.parse_args(argv)
-    try:
-        model = build(args.model, args.model_args)
-    except (TypeError, ValueError) as error:
-        raise command.UsageError(error) from error
-    # of MMDetection's detectors, a head of ours can read the whole
-    parts = (model, getattr(model, "bbox_head", None))
-    converter = next((part for part in parts if hasattr(part, "convert_official")), None)
-    if converter is None:
-        raise command.UsageError(
-            f"{args.model} has no convert_official: its published weights cannot be read"
-        )
+    import pointsuite
+    from dense.registry import ZOO
+    from pointsuite.engine.checkpoint import find_state_dict, load_checkpoint, save_checkpoint, sha256
+    from pointsuite.engine.zoo import ZOO as CLOUD_ZOO
+    from pointsuite.engine.zoo import convert_for, load_converted
 
+    name, file, out = split_files(args.files)
     # only the weights are kept: a logged accuracy, often NumPy's, may be in the file
-    published = find_state_dict(load_checkpoint(args.published, numpy_numbers=True), args.published)
-    converted = converter.convert_official(dict(published))
-    if isinstance(model, Backbone):  # alone (features_only=True): no head
-        bare = {key: value for key, value in converted.items() if key.startswith("backbone.")}
-        converted = strip_prefix(bare, "backbone.")
-    load_state_dict(model, converted, name=args.published)
+    published = find_state_dict(load_checkpoint(file, numpy_numbers=True), file)
+    options: dict[str, Any] = args.model_args
+    if name is None:
+        if options:
+            raise UsageError("--model-args belong to a MODEL, found none")
+        found = (CLOUD_ZOO if CLOUD_ZOO.knows(published) else ZOO).identify(published, file)
+        name, options = found.name, found.options
+        print(f"{file}: {name}" + "".join(f", {key}={value}" for key, value in options.items()))
+    try:
+        model = build(name, options)
+    except (TypeError, ValueError) as error:
+        raise UsageError(error) from error
+    converted = convert_for(model, published)
+    if converted is None:
+        raise UsageError(f"{name} has no convert_official: its published weights cannot be read")
+    load_converted(model, converted, file)
+    out = out or str(Path(file).with_name(f"{Path(file).stem}-{name}.pth"))
+    if Path(out).resolve() == Path(file).resolve():
+        raise UsageError(f"{out}: is the published file, wanted another one to write")
+
     kept = {tensor.untyped_storage().data_ptr() for tensor in converted.values()}
     dropped = [key for key, tensor in published.items() if tensor.untyped_storage().data_ptr() not in kept]
     meta = {
-        "model": args.model,
-        "model_args": args.model_args,
-        "published": Path(args.published).name,
-        "published_sha256": sha256(args.published),
+        "model": name,
+        "model_args": options,
+        "published": Path(file).name,
+        "published_sha256": sha256(file),
         "version": pointsuite.__version__,
     }
-    save_checkpoint({"state_dict": model.state_dict(), "meta": meta}, args.out)
-
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{args.out}: {args.model}, {parameters:,} parameters")
+    save_checkpoint({"state_dict": model.state_dict(), "meta": meta}, out)
+    print(f"{out}: {name}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
     print(f"dropped or merged: {', '.join(dropped) or 'nothing'}")
-    print(f"sha256 {sha256(args.out)}")
+    print(f"sha256 {sha256(out)}")
 
 
-def build(name: str, options: dict) -> nn.Module:
-    if not name.endswith(".py"):
-        library = dense if name in dense.list_models() else pointsuite
-        return library.create_model(name, **options)
-    cfg = command.load_config(command.build_parser("").parse_args([name]))
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
-        return MODELS.build({**cfg.model, **options})
+def split_files(files: Sequence[str]) -> tuple[str | None, str, str | None]:
+    """Model, published file and file to write."""
+    if len(files) > 3:
+        raise UsageError(f"found {len(files)} names, wanted [MODEL] FILE [OUT]")
+    if len(files) == 3:
+        return files[0], files[1], files[2]
+    if len(files) == 2 and not Path(files[0]).is_file() or files[0].endswith(".py"):
+        return files[0], files[-1], None
+    return None, files[0], files[1] if len(files) == 2 else None
+
+
+def build(name: str, options: dict) -> "nn.Module":
+    import dense
+    import pointsuite
+    from pointsuite.engine.zoo import ZOO as CLOUD_ZOO
+
+    if name.endswith(".py"):
+        return command.build_model(command.read_config(name), **options)
+    return (pointsuite if name in CLOUD_ZOO else dense).create_model(name, **options)
 
 
 if __name__ == "__main__":
-    command.run(main, CheckpointError)
+    command.run(main)

@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
-# Train on several GPUs, or in several processes on the CPU:
-#   bash tools/dist_train.sh CONFIG NPROC [options of tools/train.py]
+# Train on several GPUs, or in several processes on the CPU: dist_train.sh CONFIG NPROC [options of tools/train.py]
+# Example:
+#   bash tools/dist_train.sh configs/risurconv/risurconv-s_kicad.py 2 --amp
 # The batch size of the config is that of one process. On several machines, run it on each with NNODES,
 # NODE_RANK (0 first), MASTER_ADDR and PORT set. PYTHON names the interpreter, by default python.
 set -euo pipefail
-if [ $# -lt 2 ]; then
-    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+usage() { sed -n '2,6s/^# \{0,1\}//p' "$0"; }
+if [ "${1:-}" = --help ]; then
+    usage
+    exit 0
+elif [ $# -lt 2 ]; then
+    usage >&2
     exit 2
 fi
 config=$1 processes=$2

@@ -1,20 +1,22 @@
 """Print a config as a run sees it: bases merged, options applied.
 
-python tools/print_config.py CONFIG [--cfg-options KEY=VALUE ...] [--out FILE.py]
+Example:
+    python tools/print_config.py configs/davit/davit-t_upernet_camvid.py --out whole.py
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from pointsuite.engine import command
+from pointsuite.engine.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.build_parser("Print a config as a run sees it: bases merged, options applied.")
+    parser = command.build_parser(__doc__)
     parser.add_argument("--out", type=Path, help="also write it to this file (.py, .json or .yml)")
     args = parser.parse_args(argv)
     if args.out and args.out.suffix not in (".py", ".json", ".yml"):
-        raise command.UsageError(f"--out {args.out}: found {args.out.suffix!r}, wanted .py, .json or .yml")
+        raise UsageError(f"--out {args.out}: found {args.out.suffix!r}, wanted .py, .json or .yml")
     cfg = command.load_config(args)
     print(cfg.pretty_text)
     if args.out:

@@ -1,11 +1,17 @@
-"""Test a checkpoint as a config describes: ``python tools/test.py CONFIG [CHECKPOINT] ...``."""
+"""Test a checkpoint as a config describes.
+
+Examples:
+    python tools/test.py configs/risurconv/risurconv-s_kicad.py work_dirs/risurconv-s_kicad --protocols
+    python tools/test.py configs/ufc/ufc-tiny_warps_pf-willow.py ufc.pth --show-dir pictures
+
+On several GPUs or in several processes: tools/dist_test.sh.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import dense  # noqa: F401  before mmcv, mmdet and mmseg, which need its operators
-from pointsuite.datasets import DatasetError
 from pointsuite.engine import command
+from pointsuite.engine.errors import UsageError
 
 DRAWING_HOOKS = {  # by default_scope
     "mmseg": {"type": "SegVisualizationHook", "draw": True},
@@ -15,7 +21,7 @@ DRAWING_HOOKS = {  # by default_scope
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = command.build_parser("Test a checkpoint as a config describes.")
+    parser = command.build_parser(__doc__)
     parser.add_argument(
         "checkpoint",
         nargs="?",
@@ -30,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--so3-checkpoint", help="with --protocols: a second network, trained under SO(3), for SO3/SO3"
     )
-    parser.add_argument("--num-rotations", type=int, default=3, help="rotations of each shape (default: 3)")
+    parser.add_argument(
+        "--num-rotations", type=command.whole(1), default=3, help="rotations of each shape (default: 3)"
+    )
     parser.add_argument(
         "--parts",
         action="store_true",
@@ -40,14 +48,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--show-dir", metavar="DIR", help="draw what is found in the test's images, beside what is there"
     )
     args = parser.parse_args(argv)
+    import dense  # noqa: F401  before mmcv, mmdet and mmseg, which need its operators
+    from pointsuite.engine.checkpoint import find_checkpoint
+
     cfg = command.load_config(args)
-    for key in ("test_cfg", "test_dataloader", "test_evaluator"):
-        if cfg.get(key) is None:
-            raise command.UsageError(f"{args.config}: has no {key!r}, wanted a config with a test")
-    cfg.load_from = args.checkpoint and command.find_checkpoint(args.checkpoint)
+    command.check_test(cfg, args.config)
+    cfg.load_from = args.checkpoint and find_checkpoint(args.checkpoint)
     cfg.resume = False
     if cfg.load_from is None and (args.protocols or args.parts):
-        raise command.UsageError("--protocols and --parts want a checkpoint")
+        raise UsageError("--protocols and --parts want a checkpoint")
     if args.show_dir:
         draw_images(cfg, args.show_dir)
     if args.protocols:
@@ -73,7 +82,7 @@ def draw_images(cfg, folder: str) -> None:
     """Let the library of the config draw every image that is tested."""
     hook = DRAWING_HOOKS.get(cfg.get("default_scope"))
     if hook is None:
-        raise command.UsageError(
+        raise UsageError(
             f"--show-dir: the config's default_scope is {cfg.get('default_scope')!r}, wanted one of "
             f"{', '.join(DRAWING_HOOKS)}"
         )
@@ -98,6 +107,7 @@ def draw_test_parts(runner, count: int = 18) -> None:
         [dataset.metainfo["classes"][int(sample.gt_label)] for sample in samples],
         Path(runner.work_dir) / "parts.png",
         part_classes=dataset.metainfo["part_classes"],
+        up=dataset.metainfo["up"],
         heading=f"{len(samples)} shapes of {len(dataset)}, chosen at random: true parts, predicted parts",
     )
     print(f"pictures of parts: {out}")
@@ -107,6 +117,7 @@ def test_protocols(cfg, args) -> None:
     import numpy as np
     import torch
 
+    from pointsuite.engine.checkpoint import find_checkpoint
     from pointsuite.evaluation import evaluate_protocols, format_protocols
     from pointsuite.visualization import draw_predictions
 
@@ -117,7 +128,7 @@ def test_protocols(cfg, args) -> None:
     networks = {"z": runner.model, "SO3": runner.model}
     if args.so3_checkpoint:
         other = command.build_runner(cfg)
-        other.load_checkpoint(command.find_checkpoint(args.so3_checkpoint))
+        other.load_checkpoint(find_checkpoint(args.so3_checkpoint))
         networks["SO3"] = other.model
     results = evaluate_protocols(
         networks, dataset, num_rotations=args.num_rotations, seed=args.seed or 0, device=torch.device(device)
@@ -140,4 +151,4 @@ def test_protocols(cfg, args) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, DatasetError)
+    command.run(main)

@@ -1,38 +1,40 @@
 """Draw a point-cloud or mesh file, a shape of a data set, or predictions.
 
-python tools/visualize.py bunny.ply --out bunny.png            a file (h5 npz npy ply pcd off obj txt xyz csv)
-python tools/visualize.py data/kicad/kicad.h5:test:12          a shape of a data set, in a window
-python tools/visualize.py data/kicad/kicad.h5 --predictions predictions.npz --out grid.png
+Examples:
+    python tools/visualize.py bunny.ply --out bunny.png     # a file (h5 npz npy ply pcd off obj txt xyz csv)
+    python tools/visualize.py data/kicad/kicad.h5:test:12   # a shape of a data set, in a window
+    python tools/visualize.py data/kicad/kicad.h5 --predictions predictions.npz --out grid.png
 """
 
 import argparse
 import sys
 
-import numpy as np
+from pointsuite.engine import command
 
-from pointsuite.io import read_points
-from pointsuite.visualization import COLORINGS, draw_cloud, draw_predictions, show_cloud
+NEIGHBOURS = 32  # of a point whose normal is estimated
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.Parser(description=__doc__)
     parser.add_argument("input", help="a file; for an HDF5 data set also FILE.h5:SPLIT:INDEX")
     parser.add_argument("--out", metavar="FILE.png", help="write a picture; without it a window opens")
     parser.add_argument("--split", default="test", help="of an HDF5 data set (default: test)")
     parser.add_argument("--index", type=int, default=0, help="of the shape in the split (default: 0)")
     parser.add_argument(
         "--color",
-        choices=(*COLORINGS, "file"),
-        help="default: the file's own colours where it has them, else normals, else height",
+        help="normals, height, part or file; default: the file's own colours where it has them, else "
+        "normals, else height",
     )
     parser.add_argument(
         "--num-points", type=int, help="sampled on a mesh (default: 20000) or kept of a cloud (default: all)"
     )
+    parser.add_argument("--columns", metavar="'x y z ...'", help="of a text or npy file (nx r part _)")
+    parser.add_argument("--drop-nan", action="store_true", help="leave out points that are NaN or infinite")
+    parser.add_argument("--estimate-normals", action="store_true", help="also where the file has normals")
+    parser.add_argument("--up", choices=("x", "y", "z"), help="axis (default: as the data set says, else z)")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling and of the shapes shown")
     parser.add_argument("--size", type=int, nargs=2, default=(960, 720), metavar=("W", "H"), help="in pixels")
-    parser.add_argument("--point-size", type=float, help="in pixels (default: covers the surface)")
+    parser.add_argument("--point-size", type=command.positive, help="in pixels (default: covers the surface)")
     parser.add_argument(
         "--predictions",
         metavar="FILE.npz",
@@ -53,9 +55,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _cloud(args: argparse.Namespace) -> None:
+    import numpy as np
+    import torch
+
+    from pointsuite.io import read_points
+    from pointsuite.ops import estimate_normals
+    from pointsuite.visualization import draw_cloud, show_cloud
+
     if args.num_points is not None and args.num_points < 1:
         raise ValueError(f"--num-points is {args.num_points}, wanted 1 or more")
-    cloud = read_points(args.input, args.num_points or 20000, args.seed, split=args.split, index=args.index)
+    reading = {"columns": args.columns, "drop_nan": args.drop_nan}
+    place = {"split": args.split, "index": args.index}
+    cloud = read_points(args.input, args.num_points or 20000, args.seed, **place, **reading)
+    if args.estimate_normals:
+        points = torch.from_numpy(cloud.points)
+        normals = estimate_normals(points[None], min(NEIGHBOURS, len(points)))[0].numpy()
+        cloud = cloud._replace(normals=normals)
     if args.num_points and args.num_points < len(cloud.points):
         kept = np.random.default_rng(args.seed).permutation(len(cloud.points))[: args.num_points]
         cloud = cloud._replace(**{k: v[kept] for k, v in cloud._asdict().items() if v is not None})
@@ -64,7 +79,8 @@ def _cloud(args: argparse.Namespace) -> None:
     colors = args.color if args.color not in (None, "file") else cloud.colors
     if args.out is None:
         try:
-            show_cloud(cloud.points, colors, normals=cloud.normals, part=cloud.part, title=args.input)
+            what = {"normals": cloud.normals, "part": cloud.part, "up": args.up or cloud.up}
+            show_cloud(cloud.points, colors, **what, title=args.input)
         except RuntimeError as error:
             raise RuntimeError(f"{error}; --out FILE.png writes a picture") from None
         return
@@ -76,6 +92,7 @@ def _cloud(args: argparse.Namespace) -> None:
         part=cloud.part,
         size=tuple(args.size),
         point_size=args.point_size,
+        up=args.up or cloud.up,
     )
     print(f"{args.out}: {len(cloud.points)} points of {args.input}")
 
@@ -83,6 +100,8 @@ def _cloud(args: argparse.Namespace) -> None:
 def _predictions(args: argparse.Namespace) -> None:
     if args.out is None and args.confusion is None:
         raise ValueError("--predictions found no file to write, wanted --out or --confusion")
+    from pointsuite.visualization import draw_predictions
+
     said = draw_predictions(
         args.input,
         args.predictions,
@@ -98,4 +117,4 @@ def _predictions(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

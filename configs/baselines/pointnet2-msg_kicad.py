@@ -1,9 +1,13 @@
 # PointNet++ with multi-scale grouping; published: 512 and 128 centres, 16 to 128 neighbours, double widths.
-_base_ = "../risurconv/risurconv-s_kicad_z.py"
+_base_ = [
+    "../_base_/datasets/kicad_z.py",
+    "../_base_/schedules/adamw_30e.py",
+    "../_base_/runtimes/default.py",
+]
 
 model = dict(
+    type="PointCloudClassifier",
     network=dict(
-        _delete_=True,
         type="PointNet2Classifier",
         num_classes=10,
         arch=dict(
@@ -17,5 +21,6 @@ model = dict(
         ),
         global_channels=(128, 256, 512),
         head_dims=(256, 128),
-    )
+    ),
+    loss=dict(type="CrossEntropyLoss", label_smoothing=0.1),
 )

@@ -1,9 +1,13 @@
 # PointNet++ with single-scale grouping; published: 512 and 128 centres, 32 and 64 neighbours, double widths.
-_base_ = "../risurconv/risurconv-s_kicad_z.py"
+_base_ = [
+    "../_base_/datasets/kicad_z.py",
+    "../_base_/schedules/adamw_30e.py",
+    "../_base_/runtimes/default.py",
+]
 
 model = dict(
+    type="PointCloudClassifier",
     network=dict(
-        _delete_=True,
         type="PointNet2Classifier",
         num_classes=10,
         arch=dict(
@@ -14,5 +18,6 @@ model = dict(
         ),
         global_channels=(128, 256, 512),
         head_dims=(256, 128),
-    )
+    ),
+    loss=dict(type="CrossEntropyLoss", label_smoothing=0.1),
 )

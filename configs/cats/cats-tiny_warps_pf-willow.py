@@ -1,6 +1,11 @@
 # CATs on the features that configs/ufc/ufc-tiny_warps_pf-willow.py has learnt, frozen: those after the last
 # block of strides 8 and 16.
-_base_ = "../_base_/matching-small.py"
+_base_ = [
+    "../_base_/models/resnet18-half.py",
+    "../_base_/datasets/warps_pf-willow.py",
+    "../_base_/schedules/adamw_12e.py",
+    "../_base_/runtimes/matching.py",
+]
 
 checkpoint = "work_dirs/ufc-tiny_warps_pf-willow/epoch_12.pth"
 max_epochs = 3

@@ -1,4 +1,9 @@
-_base_ = "../_base_/fpn_camvid.py"
+_base_ = [
+    "../_base_/models/fpn_camvid.py",
+    "../_base_/datasets/camvid.py",
+    "../_base_/schedules/adamw_20k_fpn.py",
+    "../_base_/runtimes/mmseg.py",
+]
 
 model = dict(
     backbone=dict(_delete_=True, type="dense.DaViT", arch="tiny", drop_path_rate=0.2),

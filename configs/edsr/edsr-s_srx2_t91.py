@@ -1,8 +1,8 @@
 # 8 blocks of 32 channels, x2, from random weights: a run of some minutes on a CPU.
 _base_ = [
     "../_base_/datasets/t91_sr.py",
-    "../_base_/schedules/restoration_small.py",
-    "../_base_/default_runtime_restoration.py",
+    "../_base_/schedules/adam_16e.py",
+    "../_base_/runtimes/restoration.py",
 ]
 
 model = dict(

@@ -2,8 +2,8 @@
 # CPU. It takes as long as edsr-s_srx2_t91.py, which makes four times as many steps meanwhile.
 _base_ = [
     "../_base_/datasets/t91_sr.py",
-    "../_base_/schedules/restoration_small.py",
-    "../_base_/default_runtime_restoration.py",
+    "../_base_/schedules/adam_16e.py",
+    "../_base_/runtimes/restoration.py",
 ]
 
 max_epochs = 4

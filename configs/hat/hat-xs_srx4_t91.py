@@ -1,8 +1,8 @@
 # The network of hat-xs_srx2_t91.py, x4, from random weights; as long a run as edsr-s_srx4_t91.py.
 _base_ = [
     "../_base_/datasets/t91_srx4.py",
-    "../_base_/schedules/restoration_small.py",
-    "../_base_/default_runtime_restoration.py",
+    "../_base_/schedules/adam_16e.py",
+    "../_base_/runtimes/restoration.py",
 ]
 
 max_epochs = 4

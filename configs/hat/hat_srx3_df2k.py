@@ -1,8 +1,8 @@
 # HAT x3 on DF2K from random weights, as published.
 _base_ = [
     "../_base_/datasets/df2k_srx3.py",
-    "../_base_/schedules/hat.py",
-    "../_base_/default_runtime_restoration.py",
+    "_base_/schedule.py",
+    "../_base_/runtimes/restoration.py",
 ]
 
 model = dict(type="ImageRestorer", network=dict(type="HAT", arch="hat", scale=3), loss="l1")

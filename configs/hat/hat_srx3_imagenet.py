@@ -1,8 +1,8 @@
 # HAT x3 on ImageNet, as published: the first of two runs.
 _base_ = [
     "../_base_/datasets/imagenet_srx3.py",
-    "../_base_/schedules/hat_pretrain.py",
-    "../_base_/default_runtime_restoration.py",
+    "_base_/schedule_pretrain.py",
+    "../_base_/runtimes/restoration.py",
 ]
 
 model = dict(type="ImageRestorer", network=dict(type="HAT", arch="hat", scale=3), loss="l1")

@@ -1,8 +1,8 @@
 # HAT x4 on DF2K after ImageNet, as published.
 _base_ = [
     "../_base_/datasets/df2k_srx4.py",
-    "../_base_/schedules/hat_finetune.py",
-    "../_base_/default_runtime_restoration.py",
+    "_base_/schedule_finetune.py",
+    "../_base_/runtimes/restoration.py",
 ]
 
 model = dict(

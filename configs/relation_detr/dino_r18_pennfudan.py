@@ -1,6 +1,6 @@
 # The DINO of MMDetection that relation-detr_r18_pennfudan.py is compared with: small, from random weights,
 # for CPUs. What the two reach compares with each other, not with anything published.
-_base_ = ["../_base_/datasets/pennfudan.py", "../_base_/default_runtime_mmdet.py"]
+_base_ = ["../_base_/datasets/pennfudan.py", "../_base_/runtimes/mmdet.py"]
 
 dims, levels, heads = 128, 3, 4
 deformable = dict(embed_dims=dims, num_heads=heads, num_levels=levels, dropout=0.0)

@@ -1,9 +1,9 @@
-# The RetinaNet that bvr-retinanet_r18_pennfudan.py is compared with: small, from random weights, for CPUs.
-# What the two reach compares with each other, not with anything published.
+# The RetinaNet that relationnet2-retinanet_r18_pennfudan.py is compared with: small, from random weights, for
+# CPUs. What the two reach compares with each other, not with anything published.
 _base_ = [
     "mmdet::_base_/models/retinanet_r50_fpn.py",
     "../_base_/datasets/pennfudan.py",
-    "../_base_/default_runtime_mmdet.py",
+    "../_base_/runtimes/mmdet.py",
 ]
 
 norm_cfg = dict(type="GN", num_groups=16, requires_grad=True)

@@ -1,14 +1,7 @@
 # As risurconv-s_kicad.py, but every training shape is rotated at random: the network of the row SO3/SO3.
-_base_ = "risurconv-s_kicad.py"
-
-train_dataloader = dict(
-    dataset=dict(
-        pipeline=[
-            dict(type="SamplePoints", num=768),
-            dict(type="NormalizeUnitSphere"),
-            dict(type="RandomScale", low=0.8, high=1.2),
-            dict(type="RandomRotate", mode="so3"),
-            dict(type="PackPoints"),
-        ]
-    )
-)
+_base_ = [
+    "_base_/risurconv-s.py",
+    "../_base_/datasets/kicad_so3.py",
+    "../_base_/schedules/adamw_30e.py",
+    "../_base_/runtimes/default.py",
+]

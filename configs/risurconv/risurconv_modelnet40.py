@@ -1,6 +1,6 @@
 # RISurConv on ModelNet40, as published: 10,000-point files sampled once to 1024 by farthest point sampling
 # (`tools/prepare_dataset.py modelnet40`), then per item to the unit sphere; no rotation.
-_base_ = "../_base_/default_runtime.py"
+_base_ = "../_base_/runtimes/default.py"
 
 data_file = "data/modelnet40.h5"
 

@@ -2,7 +2,7 @@
 _base_ = [
     "../_base_/datasets/camvid.py",
     "../_base_/schedules/adamw_20k.py",
-    "../_base_/default_runtime_mmseg.py",
+    "../_base_/runtimes/mmseg.py",
 ]
 
 model = dict(

@@ -3,7 +3,7 @@
 # masks have the levels 0, 63, 126, 189 and 252. Differs from the published run: rotated images are
 # interpolated, the learning rate halves after 50 epochs without a better validation (published: when the
 # epoch is a multiple of the best one plus 50, so at once), and no ImageNet weights are overwritten.
-_base_ = "../_base_/default_runtime_mmseg.py"
+_base_ = "../_base_/runtimes/mmseg.py"
 custom_imports = dict(imports=["dense.segmentation"])
 
 data_root = "data/chaos"

@@ -1,5 +1,10 @@
 # Three maps, the finest of stride 16.
-_base_ = "../_base_/camvid-small.py"
+_base_ = [
+    "../_base_/models/fpn_camvid-small.py",
+    "../_base_/datasets/camvid-small.py",
+    "../_base_/schedules/adamw_800.py",
+    "../_base_/runtimes/mmseg-short.py",
+]
 
 model = dict(
     backbone=dict(type="dense.SHViT", arch="s1"),

@@ -1,5 +1,10 @@
 # Three maps, the finest of stride 16.
-_base_ = "../_base_/fpn_camvid.py"
+_base_ = [
+    "../_base_/models/fpn_camvid.py",
+    "../_base_/datasets/camvid.py",
+    "../_base_/schedules/adamw_20k_fpn.py",
+    "../_base_/runtimes/mmseg.py",
+]
 
 model = dict(
     backbone=dict(_delete_=True, type="dense.SHViT", arch="s1"),

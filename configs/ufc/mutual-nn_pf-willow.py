@@ -1,6 +1,11 @@
 # Mutual nearest neighbours of the features that ufc-tiny_warps_pf-willow.py has learnt, with no checkpoint of
 # its own. With --cfg-options model.network.backbone.init_cfg=None the features are random.
-_base_ = "../_base_/matching-small.py"
+_base_ = [
+    "../_base_/models/resnet18-half.py",
+    "../_base_/datasets/warps_pf-willow.py",
+    "../_base_/schedules/adamw_12e.py",
+    "../_base_/runtimes/matching.py",
+]
 
 checkpoint = "work_dirs/ufc-tiny_warps_pf-willow/epoch_12.pth"
 

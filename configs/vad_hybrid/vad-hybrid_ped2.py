@@ -4,7 +4,7 @@
 # epochs without a better one, which saves time only.
 #
 # data_root: the archive's folder UCSDped2 (see the README).
-_base_ = "../_base_/default_runtime.py"
+_base_ = "../_base_/runtimes/default.py"
 
 default_scope = "dense"
 data_root = "data/UCSDped2"

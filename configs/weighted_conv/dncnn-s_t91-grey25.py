@@ -2,8 +2,8 @@
 # CPU.
 _base_ = [
     "../_base_/datasets/t91_denoise.py",
-    "../_base_/schedules/restoration_small.py",
-    "../_base_/default_runtime_restoration.py",
+    "../_base_/schedules/adam_16e.py",
+    "../_base_/runtimes/restoration.py",
 ]
 
 max_epochs = 8

@@ -1,23 +1,9 @@
-"""Published backbones, one a file. Importing this registers them all."""
+"""Published backbones, one family a file. Importing this registers and exports them all."""
 
-from .base import Backbone, ClassificationNetwork
-from .biformer import BiFormer
-from .cifar import ResNetCifar, VGGCifar
-from .davit import DaViT
-from .hornet import HorNet
-from .rala import RAVLT
-from .shvit import SHViT
-from .transnext import TransNeXt
+from pointsuite.engine.registry import import_package
 
-__all__ = [
-    "RAVLT",
-    "Backbone",
-    "BiFormer",
-    "ClassificationNetwork",
-    "DaViT",
-    "HorNet",
-    "ResNetCifar",
-    "SHViT",
-    "TransNeXt",
-    "VGGCifar",
-]
+from ..base import Backbone, ClassificationNetwork, TokenBackbone
+
+__all__ = ["Backbone", "ClassificationNetwork", "TokenBackbone"]
+
+import_package(__name__)

@@ -13,9 +13,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsuite.engine.checkpoint import rename_keys
+from pointsuite.engine.network import results
 
-from ..layers import MLP, ConditionalPosition, ConvNorm, DropPath, LayerNorm2d, Linear, init_normal
-from .base import Backbone, register_backbone
+from ..base import Backbone, register_backbone
+from ..layers import (
+    MLP,
+    ClassificationHead,
+    ConditionalPosition,
+    ConvNorm,
+    DropPath,
+    LayerNorm,
+    LayerNorm2d,
+    Linear,
+    drop_path_rates,
+    init_normal,
+    make_classifier,
+    on_channels_last,
+)
+from ..ops import merge_windows, pad_map, partition_windows, window_mask
+from ..ops.chunks import rows_at_once, slices
 
 ROUTINGS = ("hard", "soft", "differentiable", "parametric")
 POOLINGS = {
@@ -24,8 +40,6 @@ POOLINGS = {
     "avg": nn.AvgPool2d,
     "max": nn.MaxPool2d,
 }
-# numbers of keys and values copied at a time: what caches of a CPU hold, what keeps another device busy
-GATHERED_ON_CPU, GATHERED = 2**20, 2**26
 
 
 class RoutingAttention(nn.Module):
@@ -107,7 +121,7 @@ class RoutingAttention(nn.Module):
         self.qkv = Linear(embed_dims, 2 * self.qk_dims + embed_dims)
         self.router = nn.Linear(self.qk_dims, self.qk_dims) if routing == "parametric" else None
         self.pool = None if kv_pooling is None else POOLINGS[kv_pooling[0]](kv_pooling[1])
-        self.lepe = PositionalConvolution(embed_dims, lepe_size)
+        self.lepe = depthwise(embed_dims, lepe_size)
         self.proj = Linear(embed_dims, embed_dims)
 
     def window_size(self, height: int, width: int) -> tuple[int, int]:
@@ -121,21 +135,26 @@ class RoutingAttention(nn.Module):
         height, width = x.shape[1:3]
         size = self.window_size(height, width)
         if self.padding == "input":
-            x = _pad(x, self.num_windows * size[0], self.num_windows * size[1])
+            x = pad_map(x, self.num_windows * size[0], self.num_windows * size[1])
         qkv = self.qkv(x)
         q, kv = qkv.split((self.qk_dims, self.qk_dims + self.embed_dims), -1)
         weights, routes = self.route(qkv, size)
         y = routed_attention(
-            _cut(q, size),
-            self._pool(_cut(kv, size), size, x.shape[1:3]),
+            self._cut(q, size),
+            self._pool(self._cut(kv, size), size, x.shape[1:3]),
             routes,
             self.num_heads,
             self.scale,
             weights=None if self.routing == "hard" else weights,
             valid=self._valid(x, size),
         )
-        y = _join(y, size, *x.shape[1:3]) + self.lepe(kv[..., self.qk_dims :])
+        y = merge_windows(y.flatten(0, 1), *x.shape[1:3], size)
+        y = y + on_channels_last(self.lepe, kv[..., self.qk_dims :])
         return self.proj(y[:, :height, :width])
+
+    def _cut(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, H, W, C) to windows (B, windows, h * w, C)."""
+        return partition_windows(x, size).unflatten(0, (len(x), -1))
 
     def route(self, qkv: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Choose windows.
@@ -177,7 +196,7 @@ class RoutingAttention(nn.Module):
         height, width = x.shape[1:3]
         if self.padding != "mask" or not (height % size[0] or width % size[1]):
             return None
-        return _cut(x.new_ones(1, height, width, 1, dtype=torch.bool), size)[0, ..., 0]
+        return window_mask(height, width, size, x.device)
 
 
 def routed_attention(
@@ -216,12 +235,9 @@ def routed_attention(
     if weights is not None:
         weights = weights.flatten(0, 1)[..., None].to(kv.dtype)
 
-    # one piece where a gradient is wanted: it keeps all copies anyway, and adds to a whole table for each
-    most = GATHERED_ON_CPU if table.device.type == "cpu" else GATHERED
-    step = len(rows) if torch.is_grad_enabled() else max(1, most // (k * table.shape[1]))
+    # in several pieces, the gradient would add to a whole table for each
     pieces = []
-    for start in range(0, len(rows), step):
-        piece = slice(start, start + step)
+    for piece in slices(len(rows), rows_at_once(len(rows), k * table.shape[1], table.device)):
         chosen = F.embedding(rows[piece], table)  # a gather of rows whose gradient is fast on CPUs
         if weights is not None:
             chosen = chosen * weights[piece]
@@ -271,7 +287,7 @@ class FullAttention(nn.Module):
         self.num_heads = num_heads
         self.lepe_of = lepe_of
         self.qkv = Linear(embed_dims, 3 * embed_dims, bias=False)
-        self.lepe = PositionalConvolution(embed_dims, lepe_size)
+        self.lepe = depthwise(embed_dims, lepe_size)
         self.proj = Linear(embed_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -279,26 +295,22 @@ class FullAttention(nn.Module):
         heads = qkv.flatten(1, 2).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, heads, H * W, d)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
-        return self.proj(y + self.lepe(x if self.lepe_of == "input" else qkv.chunk(3, -1)[2]))
+        local = x if self.lepe_of == "input" else qkv.chunk(3, -1)[2]
+        return self.proj(y + on_channels_last(self.lepe, local))
 
 
-class PositionalConvolution(nn.Conv2d):
-    """Depthwise convolution (LePE) of (B, H, W, C)."""
-
-    def __init__(self, channels: int, kernel_size: int):
-        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+def depthwise(channels: int, kernel_size: int) -> nn.Conv2d:
+    """A depthwise convolution, LePE."""
+    return nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
 
 class Block(nn.Module):
-    """Position, attention, perceptron: (B, C, H, W) to the same.
+    """Position, attention, MLP: (B, H, W, C) to the same.
 
     Args:
         embed_dims: C.
         attn: maps (B, H, W, C) to the same.
-        mlp_ratio: width inside the perceptron, relative to C.
+        mlp_ratio: width inside the MLP, relative to C.
         drop_path_rate: of both branches.
         position: begin with a depthwise convolution of 3x3 pixels.
     """
@@ -308,41 +320,38 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.pos_embed = ConditionalPosition(embed_dims) if position else nn.Identity()
-        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.norm1 = LayerNorm(embed_dims)
         self.attn = attn
         self.drop_path1 = DropPath(drop_path_rate)
-        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.norm2 = LayerNorm(embed_dims)
         self.mlp = MLP(embed_dims, int(mlp_ratio * embed_dims))
         self.drop_path2 = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pos_embed(x).permute(0, 2, 3, 1)
+        x = self.pos_embed(x)
         x = x + self.drop_path1(self.attn(self.norm1(x)))
-        x = x + self.drop_path2(self.mlp(self.norm2(x)))
-        return x.permute(0, 3, 1, 2)
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 class Stem(nn.ModuleList):
-    """Convolutions with norms, GELU between them; the map comes out channels last in memory."""
+    """Convolutions with norms, GELU between them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
         for layer in self[:-1]:
             x = layer(x, activation="gelu")
         return self[-1](x)
 
 
-class NormedMeanHead(nn.Module):
+class NormedMeanHead(ClassificationHead):
     """Batch norm, mean over positions, Linear: (B, C, H, W) to (B, num_classes)."""
 
     def __init__(self, in_channels: int, num_classes: int):
-        super().__init__()
+        super().__init__(in_channels, None)
         self.norm = nn.BatchNorm2d(in_channels)
-        self.fc = nn.Linear(in_channels, num_classes)
-        init_normal(self, nn.Linear)
+        self.fc = make_classifier(in_channels, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.norm(x).mean((2, 3)))
+    def pre_logits(self, features: Tensor) -> Tensor:
+        return self.norm(features).mean((2, 3))
 
 
 def _arch(width: int, depths: tuple[int, ...], design: str = "biformer") -> dict[str, Any]:
@@ -376,6 +385,12 @@ class BiFormer(Backbone):
         **kwargs: see :class:`Backbone`.
     """
 
+    paper = (
+        'Zhu et al., "BiFormer: Vision Transformer with Bi-Level Routing Attention", CVPR 2023, '
+        "arXiv 2303.08810"
+    )
+    code = "rayleizhu/BiFormer"
+    licence = "MIT"
     archs = {
         "tiny": _arch(64, (2, 2, 8, 2)),
         "small": _arch(64, (4, 4, 18, 4)),
@@ -383,6 +398,32 @@ class BiFormer(Backbone):
         "stl": _arch(96, (2, 2, 6, 2), "stl"),
         "stl_nchw": _arch(96, (2, 2, 6, 2), "stl_nchw"),
     }
+    num_parameters = {
+        "tiny": 13_142_760,
+        "small": 25_536_232,
+        "base": 56_804_968,
+        "stl": 28_372_552,
+        "stl_nchw": 28_372_552,
+    }
+    published = results(
+        (
+            "ImageNet-1K top-1, %",
+            "ADE20K S-FPN 80k mIoU",
+            "ADE20K UPerNet 160k mIoU",
+            "ADE20K UPerNet 160k mIoU multi-scale",
+            "COCO RetinaNet 1x AP",
+            "COCO Mask R-CNN 1x box AP",
+            "COCO Mask R-CNN 1x mask AP",
+        ),
+        {
+            "tiny": (81.4, None, None, None, None, None, None),
+            "small": (83.8, 48.9, 49.8, 50.8, 45.9, 47.8, 43.2),
+            "base": (84.3, 49.9, 51.0, 51.7, 47.1, 48.6, 43.7),
+            "stl": (82.7, None, None, None, None, None, None),
+            "stl_nchw": (82.7, None, None, None, None, None, None),
+        },
+    )
+    channels_last = True
     head_dims = 32
 
     def __init__(
@@ -398,8 +439,8 @@ class BiFormer(Backbone):
         reference_quirks: bool = False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        spec = self.find_arch(arch)
+        super().__init__(arch, **kwargs)
+        spec = self.spec
         dims, depths, self.design = spec["embed_dims"], spec["depths"], spec["design"]
         if self.design not in ("biformer", "stl", "stl_nchw"):
             raise ValueError(f"design must be 'biformer', 'stl' or 'stl_nchw', found {self.design!r}")
@@ -428,17 +469,18 @@ class BiFormer(Backbone):
             return FullAttention(channels, heads if paper else 8, lepe_of=lepe_of)
 
         self.downsamples.extend(self._make_downsamples(dims))
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         plain = self.design == "biformer"
-        for channels, depth, topk in zip(dims, depths, topks, strict=True):
+        for channels, topk, rates in zip(dims, topks, drop_path_rates(drop_path_rate, depths), strict=True):
             blocks = (
-                Block(channels, attention(channels, topk), 3 if plain else 4, next(rates), position=plain)
-                for _ in range(depth)
+                Block(channels, attention(channels, topk), 3 if plain else 4, rate, position=plain)
+                for rate in rates
             )
             self.stages.append(nn.Sequential(*blocks))
         if not nchw:  # whose linear layers were convolutions, initialised as PyTorch does
             init_normal(self, nn.Linear)
-        self.set_outputs(dims, (4, 8, 16, 32), partial(LayerNorm2d, eps=1e-6))
+        self.set_outputs(dims, (4, 8, 16, 32), LayerNorm2d)
+        if not plain:
+            self.min_size = self.strides[-1]
 
     def _make_downsamples(self, dims: Sequence[int]) -> Iterator[nn.Module]:
         if self.design == "biformer":
@@ -452,16 +494,17 @@ class BiFormer(Backbone):
                 yield nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, out_channels, 2, stride=2))
 
     def make_head(self, num_classes: int) -> NormedMeanHead:
-        return NormedMeanHead(self.out_channels[-1], num_classes)
+        return NormedMeanHead(self.num_features, num_classes)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        least = self.strides[-1]
-        if self.design != "biformer" and x.ndim == 4 and min(x.shape[2:]) < least:
-            raise ValueError(f"images must be at least {least} x {least}, found {x.shape[2]} x {x.shape[3]}")
-        return super().forward(x)
+    @classmethod
+    def names_fit(cls, arch: str, state_dict: Mapping[str, Tensor]) -> bool:
+        """The channels-first design has the weights of "stl", with another name of its projections."""
+        nchw = any(".attn.qkv_linear." in key for key in state_dict)
+        return nchw == (arch == "stl_nchw")
 
-    @staticmethod
-    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    @classmethod
+    def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        state_dict = cls.find_trunk(state_dict)
         stl = any(".blocks." in key for key in state_dict)  # there, the norm comes before the convolution
         down = r"downsample_layers\."
         block = r"stages\.(\d+)\.(?:blocks\.)?(\d+)\."

@@ -14,10 +14,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsuite.engine.checkpoint import rename_keys
+from pointsuite.engine.network import results
 
-from ..layers import MLP, ConditionalPosition, DropPath, LayerNorm2d, Linear, PooledLinear, init_normal
+from ..base import Backbone, register_backbone
+from ..layers import (
+    MLP,
+    ConditionalPosition,
+    DropPath,
+    LayerNorm2d,
+    Linear,
+    PooledLinear,
+    drop_path_rates,
+    init_normal,
+)
 from ..ops import merge_windows, partition_windows, window_mask
-from .base import Backbone, register_backbone
+
+EPS = 1e-5  # of all norms
+OPTIONAL = {"qkv_bias": ".attn.qkv.bias", "ffn": ".mlp."}  # options, and keys that show them
 
 
 class WindowAttention(nn.Module):
@@ -94,13 +107,13 @@ class ChannelAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Position, attention, position, perceptron: (B, C, H, W) to the same.
+    """Position, attention, position, MLP: (B, H, W, C) to the same.
 
     Args:
         embed_dims: C.
         attn: maps (B, H, W, C) to the same.
         drop_path_rate: of both branches.
-        ffn: end with the perceptron.
+        ffn: end with the MLP.
         cpe_act: GELU in the position encodings.
     """
 
@@ -111,24 +124,19 @@ class Block(nn.Module):
         self.cpe = nn.ModuleList(
             ConditionalPosition(embed_dims, act=nn.GELU() if cpe_act else None) for _ in range(2)
         )
-        self.norm1 = nn.LayerNorm(embed_dims)
+        self.norm1 = nn.LayerNorm(embed_dims, EPS)
         self.attn = attn
         self.drop_path1 = DropPath(drop_path_rate)
         self.ffn = ffn
         if ffn:
-            self.norm2 = nn.LayerNorm(embed_dims)
+            self.norm2 = nn.LayerNorm(embed_dims, EPS)
             self.mlp = MLP(embed_dims, 4 * embed_dims)
             self.drop_path2 = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.cpe[0](x).permute(0, 2, 3, 1)
-        x = x + self.drop_path1(self.attn(self.norm1(x)))
-        x = self.cpe[1](x.permute(0, 3, 1, 2))
-        if self.ffn:
-            x = x.permute(0, 2, 3, 1)
-            x = x + self.drop_path2(self.mlp(self.norm2(x)))
-            x = x.permute(0, 3, 1, 2)
-        return x
+        x = self.cpe[0](x)
+        x = self.cpe[1](x + self.drop_path1(self.attn(self.norm1(x))))
+        return x + self.drop_path2(self.mlp(self.norm2(x))) if self.ffn else x
 
 
 class PatchEmbed(nn.Module):
@@ -137,10 +145,9 @@ class PatchEmbed(nn.Module):
     def __init__(self, in_channels: int, embed_dims: int):
         super().__init__()
         self.proj = nn.Conv2d(in_channels, embed_dims, 7, stride=4, padding=3)
-        self.norm = LayerNorm2d(embed_dims)
+        self.norm = LayerNorm2d(embed_dims, EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(complete(x, 4)))
 
 
@@ -154,7 +161,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, overlapped: bool):
         super().__init__()
-        self.norm = LayerNorm2d(in_channels)
+        self.norm = LayerNorm2d(in_channels, EPS)
         kernel_size, padding = (3, 1) if overlapped else (2, 0)
         self.proj = nn.Conv2d(in_channels, out_channels, kernel_size, stride=2, padding=padding)
 
@@ -170,6 +177,19 @@ def complete(x: Tensor, stride: int) -> Tensor:
     return x
 
 
+def _published(
+    width: int, depths: tuple[int, ...], window_size: int = 7, overlapped_patch: bool = False
+) -> dict[str, Any]:
+    dims = tuple(width * 2**i for i in range(4))
+    return {
+        "embed_dims": dims,
+        "depths": depths,
+        "num_heads": tuple(channels // 32 for channels in dims),
+        "window_size": window_size,
+        "overlapped_patch": overlapped_patch,
+    }
+
+
 @register_backbone("davit")
 class DaViT(Backbone):
     """The dual attention vision transformer.
@@ -180,7 +200,7 @@ class DaViT(Backbone):
             1.44 B) tell that patches overlap.
         drop_path_rate: of the last block; it grows linearly from 0.
         qkv_bias: bias of queries, keys and values.
-        ffn: perceptrons in the blocks.
+        ffn: MLPs in the blocks.
         cpe_act: GELU in the position encodings.
         overlapped_patch: merge patches of 3x3 pixels, which overlap, not 2x2. By default as in the variant.
         mask_padding: keep the zeros that complete the last windows out of the attention; by default so,
@@ -190,50 +210,48 @@ class DaViT(Backbone):
         **kwargs: see :class:`Backbone`.
     """
 
+    paper = 'Ding et al., "DaViT: Dual Attention Vision Transformers", ECCV 2022, arXiv 2204.03645'
+    code = "dingmyu/davit"
+    licence = "MIT"
     archs = {
-        "tiny": {
-            "embed_dims": (96, 192, 384, 768),
-            "depths": (1, 1, 3, 1),
-            "num_heads": (3, 6, 12, 24),
-            "window_size": 7,
-            "overlapped_patch": False,
-        },
-        "small": {
-            "embed_dims": (96, 192, 384, 768),
-            "depths": (1, 1, 9, 1),
-            "num_heads": (3, 6, 12, 24),
-            "window_size": 7,
-            "overlapped_patch": False,
-        },
-        "base": {
-            "embed_dims": (128, 256, 512, 1024),
-            "depths": (1, 1, 9, 1),
-            "num_heads": (4, 8, 16, 32),
-            "window_size": 7,
-            "overlapped_patch": False,
-        },
-        "large": {
-            "embed_dims": (192, 384, 768, 1536),
-            "depths": (1, 1, 9, 1),
-            "num_heads": (6, 12, 24, 48),
-            "window_size": 12,
-            "overlapped_patch": False,
-        },
-        "huge": {
-            "embed_dims": (256, 512, 1024, 2048),
-            "depths": (1, 1, 9, 1),
-            "num_heads": (8, 16, 32, 64),
-            "window_size": 12,
-            "overlapped_patch": True,
-        },
-        "giant": {
-            "embed_dims": (384, 768, 1536, 3072),
-            "depths": (1, 1, 12, 3),
-            "num_heads": (12, 24, 48, 96),
-            "window_size": 12,
-            "overlapped_patch": True,
-        },
+        "tiny": _published(96, (1, 1, 3, 1)),
+        "small": _published(96, (1, 1, 9, 1)),
+        "base": _published(128, (1, 1, 9, 1)),
+        "large": _published(192, (1, 1, 9, 1), window_size=12),
+        "huge": _published(256, (1, 1, 9, 1), window_size=12, overlapped_patch=True),
+        "giant": _published(384, (1, 1, 12, 3), window_size=12, overlapped_patch=True),
     }
+    num_parameters = {
+        "tiny": 28_360_168,
+        "small": 49_745_896,
+        "base": 87_954_408,
+        "large": 196_811_752,
+        "huge": 362_685_416,
+        "giant": 1_437_435_880,
+    }
+    published = results(
+        (
+            "ImageNet-1K top-1, %",
+            "ImageNet-1K top-5, %",
+            "COCO RetinaNet 1x AP",
+            "COCO RetinaNet 3x AP",
+            "COCO Mask R-CNN 1x box AP",
+            "COCO Mask R-CNN 1x mask AP",
+            "COCO Mask R-CNN 3x box AP",
+            "COCO Mask R-CNN 3x mask AP",
+            "ADE20K UPerNet mIoU",
+        ),
+        {
+            "tiny": (82.8, 96.2, 44.0, 46.5, 45.0, 41.1, 47.4, 42.9, 46.3),
+            "small": (84.2, 96.9, 46.0, 48.2, 47.7, 42.9, 49.5, 44.3, 48.8),
+            "base": (84.6, 96.9, 46.7, 48.7, 48.2, 43.3, 49.9, 44.6, 49.4),
+            # after ImageNet-22K or more, at 384 or more pixels
+            "large": (87.5, *[None] * 8),
+            "huge": (90.2, *[None] * 8),
+            "giant": (90.4, *[None] * 8),
+        },
+    )
+    channels_last = True
 
     def __init__(
         self,
@@ -248,39 +266,36 @@ class DaViT(Backbone):
         reference_quirks: bool = False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        spec = self.find_arch(arch)
+        super().__init__(arch, **kwargs)
+        spec = self.spec
         dims, depths = spec["embed_dims"], spec["depths"]
         if overlapped_patch is None:
             overlapped_patch = spec["overlapped_patch"]
         if mask_padding is None:
             mask_padding = not reference_quirks
-        rates = iter(torch.linspace(0, drop_path_rate, 2 * sum(depths), device="cpu").tolist())
         self.downsamples.append(PatchEmbed(self.in_channels, dims[0]))
         self.downsamples.extend(PatchMerging(*pair, overlapped_patch) for pair in pairwise(dims))
-        for channels, depth, heads in zip(dims, depths, spec["num_heads"], strict=True):
+        of_stages = drop_path_rates(drop_path_rate, [2 * depth for depth in depths])
+        for channels, heads, rates in zip(dims, spec["num_heads"], of_stages, strict=True):
             windows = partial(WindowAttention, channels, heads, spec["window_size"], qkv_bias, mask_padding)
             groups = partial(ChannelAttention, channels, heads, qkv_bias)
             block = partial(Block, channels, ffn=ffn, cpe_act=cpe_act)
             self.stages.append(
                 nn.ModuleList(
-                    nn.Sequential(block(windows(), next(rates)), block(groups(), next(rates)))
-                    for _ in range(depth)
+                    nn.Sequential(block(windows(), first), block(groups(), second))
+                    for first, second in zip(rates[::2], rates[1::2], strict=True)
                 )
             )
         init_normal(self, nn.Linear)
-        self.set_outputs(dims, (4, 8, 16, 32), LayerNorm2d)
+        self.set_outputs(dims, (4, 8, 16, 32), partial(LayerNorm2d, eps=EPS))
 
     def make_head(self, num_classes: int) -> PooledLinear:
-        channels = self.out_channels[-1]
-        head = PooledLinear(channels, num_classes, nn.LayerNorm(channels))
-        init_normal(head, nn.Linear)
-        return head
+        return PooledLinear(self.num_features, num_classes, nn.LayerNorm(self.num_features, EPS))
 
-    @staticmethod
-    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    @classmethod
+    def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return rename_keys(
-            state_dict,
+            cls.find_trunk(state_dict),
             [
                 (r"patch_embeds\.(.*)", r"backbone.downsamples.\1"),
                 (r"main_blocks\.(.*)", r"backbone.stages.\1"),
@@ -289,3 +304,14 @@ class DaViT(Backbone):
                 (r"head\.(.*)", r"head.fc.\1"),
             ],
         )
+
+    @classmethod
+    def read_options(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        found = {name: any(part in key for key in state_dict) for name, part in OPTIONAL.items()}
+        return cls.drop_defaults(**found)
+
+    @classmethod
+    def adapt_arch(cls, spec: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        merging = state_dict.get("backbone.downsamples.1.proj.weight")
+        overlapped = merging is not None and merging.shape[-1] == 3
+        return {**super().adapt_arch(spec, state_dict), "overlapped_patch": overlapped}

@@ -13,11 +13,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsuite.engine.checkpoint import rename_keys
+from pointsuite.engine.network import results
 
-from ..layers import MLP, DropPath, LayerNorm2d, Linear, PooledLinear, init_normal
-from .base import Backbone, register_backbone
-
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+from ..base import Backbone, register_backbone
+from ..layers import (
+    MLP,
+    DropPath,
+    LayerNorm,
+    LayerNorm2d,
+    Linear,
+    PooledLinear,
+    add_scaled,
+    drop_path_rates,
+    init_normal,
+    make_scale,
+    on_channels_last,
+)
 
 
 class DepthwiseFilter(nn.Conv2d):
@@ -35,10 +46,7 @@ class DepthwiseFilter(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias * self.scale
-        x = F.conv2d(
-            x.permute(0, 3, 1, 2), self.weight * self.scale, bias, padding=self.padding, groups=self.groups
-        )
-        return x.permute(0, 2, 3, 1)
+        return on_channels_last(lambda x: self._conv_forward(x, self.weight * self.scale, bias), x)
 
 
 class GlobalLocalFilter(nn.Module):
@@ -154,36 +162,30 @@ class GnConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Recursive gated convolution, then perceptron, each normed before and scaled after: (B, C, H, W).
+    """Recursive gated convolution, then MLP, each normed before and scaled after: (B, H, W, C) to the same.
 
     Args:
         embed_dims: C.
-        drop_path: rate of dropping either branch.
+        drop_path_rate: of both branches.
         layer_scale_init: initial scale of the branches; 0 for no scale.
         **kwargs: of :class:`GnConv`.
     """
 
-    def __init__(self, embed_dims: int, drop_path: float, layer_scale_init: float, **kwargs):
+    def __init__(self, embed_dims: int, drop_path_rate: float, layer_scale_init: float, **kwargs):
         super().__init__()
         self.norm1 = LayerNorm(embed_dims)
         self.gnconv = GnConv(embed_dims, **kwargs)
         self.norm2 = LayerNorm(embed_dims)
         self.mlp = MLP(embed_dims, 4 * embed_dims)
-        self.drop_path1 = DropPath(drop_path)
-        self.drop_path2 = DropPath(drop_path)
+        self.drop_path1 = DropPath(drop_path_rate)
+        self.drop_path2 = DropPath(drop_path_rate)
         scaled = layer_scale_init > 0
-        self.gamma1 = nn.Parameter(layer_scale_init * torch.ones(embed_dims)) if scaled else None
-        self.gamma2 = nn.Parameter(layer_scale_init * torch.ones(embed_dims)) if scaled else None
+        self.gamma1 = make_scale(embed_dims, layer_scale_init) if scaled else None
+        self.gamma2 = make_scale(embed_dims, layer_scale_init) if scaled else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)
-        x = _add(x, self.drop_path1(self.gnconv(self.norm1(x))), self.gamma1)
-        x = _add(x, self.drop_path2(self.mlp(self.norm2(x))), self.gamma2)
-        return x.permute(0, 3, 1, 2)
-
-
-def _add(x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
-    return x + branch if scale is None else torch.addcmul(x, branch, scale)
+        x = add_scaled(x, self.drop_path1(self.gnconv(self.norm1(x))), self.gamma1)
+        return add_scaled(x, self.drop_path2(self.mlp(self.norm2(x))), self.gamma2)
 
 
 def _published(embed_dims: int, *filter_sizes: tuple[int, int]) -> dict[str, Any]:
@@ -211,6 +213,12 @@ class HorNet(Backbone):
         **kwargs: of :class:`Backbone`.
     """
 
+    paper = (
+        'Rao et al., "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions", '
+        "NeurIPS 2022, arXiv 2207.14284"
+    )
+    code = "raoyongming/HorNet"
+    licence = "MIT"
     archs = {
         "tiny_7x7": _published(64),
         "tiny_gf": _published(64, (14, 8), (7, 4)),
@@ -223,6 +231,38 @@ class HorNet(Backbone):
         "large_gf": _published(192, (14, 8), (7, 4)),
         "large_gf_img384": _published(192, (24, 13), (12, 7)),
     }
+    num_parameters = {
+        "tiny_7x7": 22_409_512,
+        "tiny_gf": 22_991_848,
+        "small_7x7": 49_528_264,
+        "small_gf": 50_401_768,
+        "base_7x7": 87_256_680,
+        "base_gf": 88_421_352,
+        "base_gf_img384": 92_099_560,
+        "large_7x7": 194_542_504,
+        "large_gf": 196_289_512,
+        "large_gf_img384": 201_806_824,
+    }
+    published = results(
+        (
+            "ImageNet-1K top-1, %",
+            "COCO Cascade Mask R-CNN 3x box AP",
+            "COCO Cascade Mask R-CNN 3x mask AP",
+            "ADE20K UPerNet mIoU",
+            "ADE20K UPerNet mIoU multi-scale",
+        ),
+        {
+            "tiny_7x7": (82.8, 51.7, 44.8, 48.1, 48.9),
+            "tiny_gf": (83.0, 52.4, 45.6, 49.2, 49.3),
+            "small_7x7": (83.8, 52.7, 45.6, 49.2, 49.8),
+            "small_gf": (84.0, 53.3, 46.3, 50.0, 50.5),
+            "base_7x7": (84.2, 53.3, 46.1, 50.0, 50.5),
+            "base_gf": (84.3, 54.0, 46.9, 50.5, 50.9),
+            "large_7x7": (None, 55.4, 48.0, 54.1, 54.5),  # after ImageNet-22K
+            "large_gf": (None, 56.0, 48.6, 55.0, 55.2),
+        },
+    )
+    channels_last = True
 
     def __init__(
         self,
@@ -235,59 +275,43 @@ class HorNet(Backbone):
         head_init_scale: float = 1.0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        spec = self.find_arch(arch)
-        self.xavier_init = xavier_init
-        self.head_init_scale = head_init_scale
+        super().__init__(arch, **kwargs)
+        spec = self.spec
+        self.xavier_init, self.head_init_scale = xavier_init, head_init_scale
         dims, depths = spec["embed_dims"], spec["depths"]
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
         previous = (self.in_channels, *dims)
-        for i, (dim, depth, order, size) in enumerate(
-            zip(dims, depths, spec["orders"], spec["filter_sizes"], strict=True)
+        of_stages = drop_path_rates(drop_path_rate, depths)
+        for i, (dim, order, size, rates) in enumerate(
+            zip(dims, spec["orders"], spec["filter_sizes"], of_stages, strict=True)
         ):
             self.downsamples.append(_downsampling(previous[i], dim, first=i == 0))
-            blocks = [
-                Block(
-                    dim,
-                    drop_path=next(rates),
-                    layer_scale_init=layer_scale_init,
-                    order=order,
-                    scale=gate_scale,
-                    filter_size=size,
-                )
-                for _ in range(depth)
-            ]
-            self.stages.append(nn.Sequential(*blocks))
-        self._init(self)
-        self.set_outputs(dims, (4, 8, 16, 32), partial(LayerNorm2d, eps=1e-6))
+            gnconv = {"order": order, "scale": gate_scale, "filter_size": size}
+            self.stages.append(
+                nn.Sequential(*[Block(dim, rate, layer_scale_init, **gnconv) for rate in rates])
+            )
+        _init(self, xavier_init)
+        self.set_outputs(dims, (4, 8, 16, 32), LayerNorm2d)
+        self.min_size = self.strides[-1]
 
-    def _init(self, module: nn.Module) -> None:
-        init_normal(module, nn.Conv2d, nn.Linear)
-        if self.xavier_init:
-            for layer in module.modules():
-                if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                    nn.init.xavier_uniform_(layer.weight)
+    def make_head(self, num_classes: int) -> PooledLinear:
+        init = partial(_init, xavier=self.xavier_init, scale=self.head_init_scale)
+        return PooledLinear(self.num_features, num_classes, LayerNorm(self.num_features), init)
 
-    def make_head(self, num_classes: int) -> nn.Module:
-        channels = self.out_channels[-1]
-        head = PooledLinear(channels, num_classes, LayerNorm(channels))
-        self._init(head)
-        with torch.no_grad():
-            head.fc.weight.mul_(self.head_init_scale)  # the bias is 0
-        return head
+    @classmethod
+    def adapt_arch(cls, spec: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        filters = [
+            state_dict.get(f"backbone.stages.{i}.0.gnconv.filter.global_filter")
+            for i in range(len(spec["depths"]))
+        ]
+        sizes = tuple(None if weight is None else tuple(weight.shape[:2]) for weight in filters)
+        return {**super().adapt_arch(spec, state_dict), "filter_sizes": sizes}
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        least = self.strides[-1]
-        if x.ndim == 4 and min(x.shape[2:]) < least:
-            raise ValueError(f"images must be at least {least} x {least}, found {x.shape[2]} x {x.shape[3]}")
-        return super().forward(x)
-
-    @staticmethod
-    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    @classmethod
+    def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         block = r"(stages\.\d+\.\d+)\."
         gnconv = block + r"gnconv\."
         renamed = rename_keys(
-            state_dict,
+            cls.find_trunk(state_dict),
             [
                 (r"downsample_layers\.(.*)", r"backbone.downsamples.\1"),
                 (gnconv + r"dwconv\.complex_weight", r"backbone.\1.gnconv.filter.global_filter"),
@@ -304,10 +328,22 @@ class HorNet(Backbone):
         return {key: _convert(key, value) for key, value in renamed.items()}
 
 
+def _init(module: nn.Module, xavier: bool, scale: float = 1.0) -> None:
+    """Initial weights, of last layers times a factor."""
+    init_normal(module, nn.Conv2d, nn.Linear)
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            if xavier:
+                nn.init.xavier_uniform_(layer.weight)
+            if scale != 1:
+                with torch.no_grad():
+                    layer.weight.mul_(scale)
+
+
 def _downsampling(in_channels: int, out_channels: int, first: bool) -> nn.Sequential:
     size = 4 if first else 2
-    conv = nn.Conv2d(in_channels, out_channels, size, size).to(memory_format=torch.channels_last)
-    norm = LayerNorm2d(out_channels if first else in_channels, eps=1e-6)
+    conv = nn.Conv2d(in_channels, out_channels, size, size)
+    norm = LayerNorm2d(out_channels if first else in_channels)
     return nn.Sequential(conv, norm) if first else nn.Sequential(norm, conv)
 
 

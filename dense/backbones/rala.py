@@ -14,11 +14,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsuite.engine.checkpoint import rename_keys
+from pointsuite.engine.network import results
 
-from ..layers import ConditionalPosition, ConvNorm, DropPath, LayerNorm2d, Linear, init_normal
-from .base import Backbone, register_backbone
-
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+from ..base import Backbone, register_backbone
+from ..layers import (
+    ClassificationHead,
+    ConditionalPosition,
+    ConvNorm,
+    DropPath,
+    LayerNorm,
+    LayerNorm2d,
+    Linear,
+    add_scaled,
+    drop_path_rates,
+    init_normal,
+    make_classifier,
+    make_scale,
+    on_channels_last,
+)
 
 
 def rotary_table(height: int, width: int, dims: int, like: Tensor) -> Tensor:
@@ -81,7 +94,7 @@ class GatedAttention(nn.Module):
         q, k, v, _ = qkvo.flatten(1, 2).unflatten(-1, (4, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         y = self.attend(q, k, v, rotary_table(height, width, q.shape[-1], q))
         value, gate = qkvo[..., 2 * channels :].chunk(2, -1)
-        local = self.lepe(value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        local = on_channels_last(self.lepe, value)
         return self.proj((local + y.transpose(1, 2).reshape(x.shape)) * gate)
 
 
@@ -134,12 +147,11 @@ class FeedForward(nn.Module):
         self.fc2 = Linear(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x, activation="gelu")
-        return self.fc2(self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return self.fc2(self.dwconv(self.fc1(x, activation="gelu")))
 
 
 class Block(nn.Module):
-    """Position, attention, perceptron: (B, C, H, W) to the same.
+    """Position, attention, feed-forward: (B, H, W, C) to the same.
 
     Args:
         embed_dims: C.
@@ -155,16 +167,15 @@ class Block(nn.Module):
         self.attn = attn
         self.norm2 = LayerNorm(embed_dims)
         self.ffn = FeedForward(embed_dims, int(3.5 * embed_dims))
-        self.gamma1 = nn.Parameter(torch.full((embed_dims,), float(layer_scale_init)))
-        self.gamma2 = nn.Parameter(torch.full((embed_dims,), float(layer_scale_init)))
+        self.gamma1 = make_scale(embed_dims, layer_scale_init)
+        self.gamma2 = make_scale(embed_dims, layer_scale_init)
         self.drop_path1 = DropPath(drop_path_rate)
         self.drop_path2 = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pos(x).permute(0, 2, 3, 1)
-        x = torch.addcmul(x, self.gamma1, self.drop_path1(self.attn(self.norm1(x))))
-        x = torch.addcmul(x, self.gamma2, self.drop_path2(self.ffn(self.norm2(x))))
-        return x.permute(0, 3, 1, 2)
+        x = self.pos(x)
+        x = add_scaled(x, self.drop_path1(self.attn(self.norm1(x))), self.gamma1)
+        return add_scaled(x, self.drop_path2(self.ffn(self.norm2(x))), self.gamma2)
 
 
 class Stem(nn.Sequential):
@@ -182,11 +193,8 @@ class Stem(nn.Sequential):
             ConvNorm(half, embed_dims, 3, 2, 1, bias=True),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.contiguous(memory_format=torch.channels_last))
 
-
-class ProjectedHead(nn.Module):
+class ProjectedHead(ClassificationHead):
     """Wider map, mean over positions, Linear: (B, C, H, W) to (B, num_classes).
 
     Args:
@@ -196,12 +204,13 @@ class ProjectedHead(nn.Module):
     """
 
     def __init__(self, in_channels: int, num_classes: int, hidden_dims: int = 1024):
-        super().__init__()
+        super().__init__(hidden_dims, None)
         self.proj = ConvNorm(in_channels, hidden_dims, 1, bias=True)
-        self.fc = nn.Linear(hidden_dims, num_classes)
+        self.fc = make_classifier(hidden_dims, num_classes, init=None)
+        init_normal(self, nn.Conv2d, nn.Linear)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.silu(self.proj(x)).mean((2, 3)))
+    def pre_logits(self, features: Tensor) -> Tensor:
+        return F.silu(self.proj(features)).mean((2, 3))
 
 
 @register_backbone("rala")
@@ -215,6 +224,9 @@ class RAVLT(Backbone):
         **kwargs: see :class:`Backbone`.
     """
 
+    paper = 'Fan et al., "Breaking the Low-Rank Dilemma of Linear Attention", CVPR 2025, arXiv 2411.07635'
+    code = "qhfan/RALA"
+    licence = "none for the code; checkpoints MIT"
     archs = {
         "tiny": {
             "embed_dims": (64, 128, 256, 512),
@@ -245,6 +257,33 @@ class RAVLT(Backbone):
             "layer_scale_init": (1e-6, 1e-6, 1e-6, 1e-6),
         },
     }
+    num_parameters = {
+        "tiny": 14_897_768,
+        "small": 25_591_208,
+        "base": 48_241_288,
+        "large": 95_242_440,
+    }
+    published = results(
+        (
+            "ImageNet-1K top-1, %",
+            "COCO RetinaNet 1x AP",
+            "COCO Mask R-CNN 1x box AP",
+            "COCO Mask R-CNN 1x mask AP",
+            "COCO Mask R-CNN 3x box AP",
+            "COCO Mask R-CNN 3x mask AP",
+            "COCO Cascade Mask R-CNN 3x box AP",
+            "COCO Cascade Mask R-CNN 3x mask AP",
+            "ADE20K S-FPN mIoU",
+            "ADE20K UPerNet mIoU",
+        ),
+        {
+            "tiny": (82.8, 45.9, 47.3, 42.7, None, None, None, None, 47.9, None),
+            "small": (84.4, 48.3, 49.8, 44.6, 51.4, 45.5, 54.2, 46.8, 49.5, 50.7),
+            "base": (85.5, 49.8, 51.2, 45.7, 52.7, 46.4, 55.3, 47.7, 51.9, 52.5),
+            "large": (85.8, 50.9, 52.3, 46.4, 53.6, 47.3, 55.6, 48.0, 52.6, 53.2),
+        },
+    )
+    channels_last = True
 
     def __init__(
         self,
@@ -254,33 +293,29 @@ class RAVLT(Backbone):
         attentions: Sequence[str] = ("linear", "linear", "softmax", "softmax"),
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if len(attentions) != self.num_stages or not ATTENTIONS.keys() >= set(attentions):
-            raise ValueError(
-                f"attentions must be {self.num_stages} of {sorted(ATTENTIONS)}, found {tuple(attentions)}"
-            )
-        spec = self.find_arch(arch)
+        super().__init__(arch, **kwargs)
+        spec = self.spec
         dims, depths = spec["embed_dims"], spec["depths"]
-        rate = spec["drop_path_rate"] if drop_path_rate is None else drop_path_rate
-        rates = iter(torch.linspace(0, rate, sum(depths), device="cpu").tolist())
+        if len(attentions) != len(depths) or not ATTENTIONS.keys() >= set(attentions):
+            raise ValueError(
+                f"attentions must be {len(depths)} of {sorted(ATTENTIONS)}, found {tuple(attentions)}"
+            )
+        last_rate = spec["drop_path_rate"] if drop_path_rate is None else drop_path_rate
+        of_stages = drop_path_rates(last_rate, depths)
         self.downsamples.append(Stem(self.in_channels, dims[0]))
         self.downsamples.extend(ConvNorm(*pair, 3, 2, 1, bias=True) for pair in pairwise(dims))
-        stages = zip(dims, depths, spec["num_heads"], attentions, spec["layer_scale_init"], strict=True)
-        for channels, depth, heads, kind, scale in stages:
+        stages = zip(dims, spec["num_heads"], attentions, spec["layer_scale_init"], of_stages, strict=True)
+        for channels, heads, kind, scale, rates in stages:
             attention = partial(ATTENTIONS[kind], channels, heads)
-            self.stages.append(
-                nn.ModuleList(Block(channels, attention(), next(rates), scale) for _ in range(depth))
-            )
+            self.stages.append(nn.ModuleList(Block(channels, attention(), rate, scale) for rate in rates))
         init_normal(self, nn.Conv2d, nn.Linear)
-        self.set_outputs(dims, (4, 8, 16, 32), partial(LayerNorm2d, eps=1e-6))
+        self.set_outputs(dims, (4, 8, 16, 32), LayerNorm2d)
 
     def make_head(self, num_classes: int) -> ProjectedHead:
-        head = ProjectedHead(self.out_channels[-1], num_classes)
-        init_normal(head, nn.Conv2d, nn.Linear)
-        return head
+        return ProjectedHead(self.num_features, num_classes)
 
-    @staticmethod
-    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    @classmethod
+    def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         stem = [
             (rf"patch_embed\.proj\.{3 * i + j}\.(.*)", rf"backbone.downsamples.0.{2 * i}.{name}.\1")
             for i in range(4)
@@ -293,7 +328,7 @@ class RAVLT(Backbone):
         ]
         block = r"layers\.(\d)\.blocks\.(\d+)\."
         renamed = rename_keys(
-            state_dict,
+            cls.find_trunk(state_dict),
             [
                 *stem,
                 *downsamples,

@@ -10,12 +10,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pointsuite.engine.checkpoint import rename_keys
+from pointsuite.engine.network import results
 
-from ..layers import ConvNorm, DropPath, init_normal
-from .base import Backbone, register_backbone
+from ..base import Backbone, register_backbone
+from ..layers import (
+    ClassificationHead,
+    ConvNorm,
+    DropPath,
+    SqueezeExcitation,
+    drop_path_rates,
+    make_classifier,
+)
+from ..ops import padded_attention
 
 
 class DepthwiseMixer(ConvNorm):
@@ -30,7 +38,7 @@ class DepthwiseMixer(ConvNorm):
 
 
 class FeedForward(nn.Module):
-    """x + a perceptron of each position, twice as wide inside: (B, C, H, W) to the same."""
+    """x + an MLP of each position, twice as wide inside: (B, C, H, W) to the same."""
 
     def __init__(self, embed_dims: int, drop_path: float = 0.0):
         super().__init__()
@@ -65,10 +73,7 @@ class SingleHeadAttention(nn.Module):
         attending, passing = x.split(self.split, 1)
         qkv = self.qkv(self.pre_norm(attending)).permute(0, 2, 3, 1)  # (B, H, W, 2 qk + p)
         q, k, v = qkv.flatten(1, 2)[:, None].split(self.qkv_split, -1)  # (B, 1, H * W, ...)
-        # the kernels that hold no (HW, HW) want one width; channels of zeros add nothing to q k^T
-        width = max(self.qkv_split)
-        padded = (F.pad(t, (0, width - t.shape[-1])) for t in (q, k, v))
-        y = F.scaled_dot_product_attention(*padded, scale=q.shape[-1] ** -0.5)[..., : v.shape[-1]]
+        y = padded_attention(q, k, v)
         y = y.unflatten(2, qkv.shape[1:3])[:, 0].permute(0, 3, 1, 2)  # (B, p, H, W)
         return self.proj(torch.cat((y, passing), 1).relu())
 
@@ -90,18 +95,6 @@ class Block(nn.Module):
         if self.mixer is not None:
             x = x + self.drop_path(self.mixer(x))
         return self.ffn(x)
-
-
-class SqueezeExcitation(nn.Module):
-    """Gate of each channel from the means of all: (B, C, H, W) to the same."""
-
-    def __init__(self, channels: int, hidden: int):
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, hidden, 1)
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
 
 
 class PatchMerging(nn.Module):
@@ -126,27 +119,32 @@ class NormLinear(nn.Module):
     def __init__(self, in_channels: int, num_classes: int):
         super().__init__()
         self.norm = nn.BatchNorm1d(in_channels)
-        self.fc = nn.Linear(in_channels, num_classes)
-        init_normal(self.fc, nn.Linear)
+        self.fc = make_classifier(in_channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.norm(x))
 
 
-class Head(nn.Module):
+class Head(ClassificationHead):
     """Mean over positions, batch norm, Linear: (B, C, H, W) to (B, num_classes).
 
     With ``distillation`` there are two such classifiers: in training both are returned, to learn from labels
-    and from a teacher; evaluation takes their mean.
+    and from a teacher; evaluation takes their mean. Pre-logits are the mean of both norms.
     """
 
     def __init__(self, in_channels: int, num_classes: int, distillation: bool = False):
-        super().__init__()
+        super().__init__(in_channels, None)
         self.cls = NormLinear(in_channels, num_classes)
         self.dist = NormLinear(in_channels, num_classes) if distillation else None
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        x = x.mean((2, 3))
+    def pre_logits(self, features: Tensor) -> Tensor:
+        x = features.mean((2, 3))
+        return self.cls.norm(x) if self.dist is None else (self.cls.norm(x) + self.dist.norm(x)) / 2
+
+    def forward(self, features: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        if pre_logits:
+            return self.pre_logits(features)
+        x = features.mean((2, 3))
         if self.dist is None:
             return self.cls(x)
         logits = self.cls(x), self.dist(x)
@@ -173,13 +171,39 @@ class SHViT(Backbone):
         **kwargs: of :class:`Backbone`.
     """
 
+    paper = (
+        'Yun, Ro, "SHViT: Single-Head Vision Transformer with Memory Efficient Macro Design", CVPR 2024, '
+        "arXiv 2401.16456"
+    )
+    code = "ysj9909/SHViT"
+    licence = "MIT"
     archs = {
         "s1": _published((128, 224, 320), (2, 4, 5), (None, 48, 68)),
         "s2": _published((128, 308, 448), (2, 4, 5), (None, 66, 96)),
         "s3": _published((192, 352, 448), (3, 5, 5), (None, 75, 96)),
         "s4": _published((224, 336, 448), (4, 7, 6), (None, 72, 96)),
     }
-    num_stages = 3
+    num_parameters = {
+        "s1": 6_330_808,
+        "s2": 11_483_072,
+        "s3": 14_245_273,
+        "s4": 16_588_484,
+    }
+    published = results(
+        (
+            "ImageNet-1K top-1, %",
+            "images/s on the paper's GPU",
+            "COCO RetinaNet 1x AP",
+            "COCO Mask R-CNN 1x box AP",
+            "COCO Mask R-CNN 1x mask AP",
+        ),
+        {
+            "s1": (72.8, 33489, None, None, None),
+            "s2": (75.2, 26878, None, None, None),
+            "s3": (77.4, 20522, None, None, None),
+            "s4": (79.4, 14283, 38.8, 39.0, 35.9),
+        },
+    )
 
     def __init__(
         self,
@@ -189,25 +213,29 @@ class SHViT(Backbone):
         distillation: bool = False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        spec = self.find_arch(arch)
+        super().__init__(arch, **kwargs)
+        spec = self.spec
         self.distillation = distillation
         dims, depths = spec["embed_dims"], spec["depths"]
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
-        for i, (dim, depth, channels) in enumerate(
-            zip(dims, depths, spec["attention_channels"], strict=True)
+        of_stages = drop_path_rates(drop_path_rate, depths)
+        for i, (dim, channels, rates) in enumerate(
+            zip(dims, spec["attention_channels"], of_stages, strict=True)
         ):
             self.downsamples.append(_downsampling(dims[i - 1], dim) if i else _stem(self.in_channels, dim))
-            self.stages.append(nn.Sequential(*[Block(dim, channels, next(rates)) for _ in range(depth)]))
+            self.stages.append(nn.Sequential(*[Block(dim, channels, rate) for rate in rates]))
         self.set_outputs(dims, (16, 32, 64))
 
-    def make_head(self, num_classes: int) -> nn.Module:
-        return Head(self.out_channels[-1], num_classes, self.distillation)
+    def make_head(self, num_classes: int) -> Head:
+        return Head(self.num_features, num_classes, self.distillation)
 
-    @staticmethod
-    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    @classmethod
+    def read_options(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        return cls.drop_defaults(distillation="head.dist.fc.weight" in state_dict)
+
+    @classmethod
+    def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         renamed = rename_keys(
-            {_rename(key): value for key, value in state_dict.items()},
+            {_rename(key): value for key, value in cls.find_trunk(state_dict).items()},
             [
                 (r"((?:downsamples|stages)\..*)", r"backbone.\1"),
                 (r"head\.(.*)", r"head.cls.\1"),
@@ -239,8 +267,7 @@ def _stem(in_channels: int, embed_dims: int) -> nn.Sequential:
     layers = []
     for narrow, wide in zip(widths, widths[1:], strict=False):
         layers += [ConvNorm(narrow, wide, 3, 2, 1), nn.ReLU(inplace=True)]
-    # weights that are channels last in memory make maps that are
-    return nn.Sequential(*layers[:-1]).to(memory_format=torch.channels_last)
+    return nn.Sequential(*layers[:-1])
 
 
 def _downsampling(in_channels: int, out_channels: int) -> nn.Sequential:

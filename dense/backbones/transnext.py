@@ -5,9 +5,9 @@ Published code: DaiShiResearch/TransNeXt, Apache-2.0.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import exp, log, prod, sqrt
+from math import exp, isqrt, log, prod, sqrt
 from typing import Any
 
 import torch
@@ -15,22 +15,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsuite.engine.checkpoint import rename_keys
+from pointsuite.engine.network import results
 
-from ..layers import DropPath, LayerNorm2d, Linear, PooledLinear, init_normal
+from ..base import Backbone, register_backbone
+from ..layers import (
+    DropPath,
+    LayerNorm,
+    LayerNorm2d,
+    Linear,
+    PooledLinear,
+    drop_path_rates,
+    init_normal,
+    on_channels_last,
+)
 from ..ops import linear, local_logits, local_mask, local_sum
-from .base import Backbone, register_backbone
+from ..ops.chunks import fitting_rows, rows_at_once, slices
 
 Size = tuple[int, int]
 STRIDES = (4, 8, 16, 32)
-CHUNK = 2**20  # numbers of the largest temporaries of inference
 
 
 class PositionBias(nn.Module):
-    r"""Bias of each pair of a query and a key, by a perceptron of their offset on a logarithmic scale.
+    r"""Bias of each pair of a query and a key, by an MLP of their offset on a logarithmic scale.
 
     Keys are the means of the queries that adaptive average pooling puts together. On each axis the offset, of
     pixels in a map of H, becomes :math:`\delta = 8 (\text{query} - \text{key}) / (H - 1)` and
-    :math:`\mathrm{sign}(\delta) \log_2(|\delta| + 1) / 3`. The perceptron sees each distinct offset once, in
+    :math:`\mathrm{sign}(\delta) \log_2(|\delta| + 1) / 3`. The MLP sees each distinct offset once, in
     float32 also under autocast.
 
     Args:
@@ -38,7 +48,7 @@ class PositionBias(nn.Module):
         reference: H and W of the map that training saw at this place; a side of 1 counts as 2.
         grids: (H, W) of queries and of keys for which the bias is made; it is then resized, bilinearly, to
             those asked for. None: made for those asked for.
-        hidden_dims: of the perceptron.
+        hidden_dims: of the MLP.
     """
 
     def __init__(
@@ -77,7 +87,7 @@ class PositionBias(nn.Module):
         """The bias of each distinct offset (heads, U, V), and the places in it of pairs: (H, Hk), (W, Wk).
 
         Inference on a CPU keeps the last one, with the weights that gave it: there, to compare a few thousand
-        weights takes far less time than the perceptron.
+        weights takes far less time than the MLP.
         """
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         if torch.is_grad_enabled() or traced or self.fc1.weight.device.type != "cpu":
@@ -95,7 +105,7 @@ class PositionBias(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             down = torch.outer(down, weight[:, 0]) + self.fc1.bias  # (U, hidden)
             across = torch.outer(across, weight[:, 1])  # (V, hidden)
-            step = max(1, CHUNK // across.numel())
+            step = fitting_rows(across.numel(), across.device)
             parts = [self.fc2((part[:, None] + across).relu_()) for part in down.split(step)]
         return torch.cat(parts).permute(2, 0, 1).contiguous(), row_places, column_places
 
@@ -226,7 +236,8 @@ class AggregatedAttention(nn.Module):
         near = local_logits(scaled, key.to(scaled.dtype), self.window_size) + bias  # (B, heads, H, W, K * K)
         bias = self.cpb((height, width), keys)
         parts = []
-        for rows in _row_slices(near, prod(keys)):
+        of_row = batch * self.num_heads * width * (near.shape[-1] + prod(keys))
+        for rows in slices(height, rows_at_once(height, of_row, near.device)):
             far = (scaled[:, :, rows].flatten(2, 3) @ pooled_key).unflatten(2, (-1, width))
             far += bias(rows)
             logits = torch.cat([near[:, :, rows], far], -1).flatten(2, 3)
@@ -248,7 +259,7 @@ class AggregatedAttention(nn.Module):
 
     def _pool(self, x: Tensor, size: Size) -> Tensor:
         x = self.sr(x, activation="gelu")
-        return self.norm(F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1))
+        return self.norm(on_channels_last(lambda x: F.adaptive_avg_pool2d(x, size), x))
 
 
 def _add_query_parameters(module: nn.Module, embed_dims: int, num_heads: int) -> None:
@@ -257,29 +268,19 @@ def _add_query_parameters(module: nn.Module, embed_dims: int, num_heads: int) ->
     nn.init.trunc_normal_(module.query_embedding, std=0.02)
 
 
-def _row_slices(near: Tensor, pooled: int) -> Iterator[slice]:
-    """Rows whose logits fill the cache, in inference; all of them where a graph is recorded."""
-    batch, heads, height, width, places = near.shape
-    step = height
-    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        step = max(1, CHUNK // (batch * heads * width * (places + pooled)))
-    for first in range(0, height, step):
-        yield slice(first, first + step)
-
-
 def pooled_size(size: Size, sr_ratio: int) -> Size:
     """Sides of the pooled map, rounded down, but at least 1."""
     return tuple(max(1, side // sr_ratio) for side in size)
 
 
 class ConvGLU(nn.Module):
-    """Perceptron gated by neighbours: (B, H, W, C) to the same.
+    """MLP gated by neighbours: (B, H, W, C) to the same.
 
     Of one projection come a and g; another takes GELU(depthwise 3x3 convolution of a) * g back to C.
 
     Args:
         embed_dims: C.
-        hidden_dims: width of a plain perceptron of about as many weights; a and g have two thirds of it.
+        hidden_dims: width of a plain MLP of about as many weights; a and g have two thirds of it.
     """
 
     def __init__(self, embed_dims: int, hidden_dims: int):
@@ -292,27 +293,25 @@ class ConvGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # two products, so that each result is in one piece and the gate joins the second
         (to_a, to_g), (bias_a, bias_g) = self.fc1.weight.chunk(2), self.fc1.bias.chunk(2)
-        a = self.dwconv(linear(x, to_a, bias_a).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        a = on_channels_last(self.dwconv, linear(x, to_a, bias_a))
         return self.fc2(linear(x, to_g, bias_g, times=F.gelu(a)))
 
 
 class Block(nn.Module):
-    """Attention, then the gated perceptron, each on a norm and added: (B, C, H, W) to the same."""
+    """Attention, then the gated MLP, each on a norm and added: (B, H, W, C) to the same."""
 
     def __init__(self, embed_dims: int, attn: nn.Module, hidden_dims: int, drop_path_rate: float):
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.norm1 = LayerNorm(embed_dims)
         self.attn = attn
         self.drop_path1 = DropPath(drop_path_rate)
-        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.norm2 = LayerNorm(embed_dims)
         self.mlp = ConvGLU(embed_dims, hidden_dims)
         self.drop_path2 = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.permute(0, 2, 3, 1)
         x = x + self.drop_path1(self.attn(self.norm1(x)))
-        x = x + self.drop_path2(self.mlp(self.norm2(x)))
-        return x.permute(0, 3, 1, 2)
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 def _published(
@@ -357,6 +356,12 @@ class TransNeXt(Backbone):
         **kwargs: of :class:`Backbone`; ``output_norm`` changes nothing here.
     """
 
+    paper = (
+        'Shi, "TransNeXt: Robust Foveal Visual Perception for Vision Transformers", CVPR 2024, '
+        "arXiv 2311.17132"
+    )
+    code = "DaiShiResearch/TransNeXt"
+    licence = "Apache-2.0"
     archs = {
         "micro": _published(48, (2, 2, 15, 2)),
         "tiny": _published(72, (2, 2, 15, 2)),
@@ -364,6 +369,51 @@ class TransNeXt(Backbone):
         "base": _published(96, (5, 5, 23, 5)),
         "micro_aaaa": _published(48, (2, 2, 15, 2), (16, 8, 4, 2), 256),
     }
+    num_parameters = {
+        "micro": 12_809_304,
+        "tiny": 28_258_960,
+        "small": 49_741_564,
+        "base": 89_721_496,
+        "micro_aaaa": 13_114_008,
+    }
+    published = results(
+        (
+            "ImageNet-1K top-1, %",
+            "ImageNet-1K 384 top-1, %",
+            "ImageNet-A top-1, %",
+            "ImageNet-A 384 top-1, %",
+            "ImageNet-C mCE, %",
+            "ImageNet-R top-1, %",
+            "ImageNet-Sketch top-1, %",
+            "ImageNet-V2 top-1, %",
+            "COCO Mask R-CNN 1x box AP",
+            "COCO Mask R-CNN 1x mask AP",
+            "COCO DINO 12 epochs 4 scales AP",
+            "COCO DINO 12 epochs 5 scales AP",
+            "COCO DINO 12 epochs AP",
+            "ADE20K UPerNet mIoU",
+            "ADE20K UPerNet mIoU multi-scale, interpolated",
+            "ADE20K UPerNet mIoU multi-scale, extrapolated",
+            "ADE20K Mask2Former mIoU",
+        ),
+        {
+            "micro": (82.5, None, 29.9, None, 50.8, 45.8, 33.0, 72.6, *[None] * 9),
+            "tiny": (
+                *(84.0, None, 39.9, None, 46.5, 49.6, 37.6, 73.8),
+                *(49.9, 44.6, 55.1, 55.7, None, 51.1, 51.5, 51.7, 53.4),
+            ),
+            "small": (
+                *(84.7, 86.0, 47.1, 58.3, 43.9, 52.5, 39.7, 74.8),
+                *(51.1, 45.5, None, None, 56.6, 52.2, 52.5, 52.8, 54.1),
+            ),
+            "base": (
+                *(84.8, 86.2, 50.6, 61.6, 43.5, 53.9, 41.4, 75.1),
+                *(51.7, 45.9, None, None, 57.1, 53.0, 53.5, 53.7, 54.7),
+            ),
+            "micro_aaaa": (82.6, *[None] * 16),
+        },
+    )
+    channels_last = True
     no_weight_decay = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")
 
     def __init__(
@@ -379,8 +429,8 @@ class TransNeXt(Backbone):
         qkv_bias: bool = True,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        spec = self.find_arch(arch)
+        super().__init__(arch, **kwargs)
+        spec = self.spec
         if position_bias not in ("extrapolate", "interpolate"):
             raise ValueError(f"position_bias must be 'extrapolate' or 'interpolate', found {position_bias!r}")
         dims, depths = spec["embed_dims"], spec["depths"]
@@ -392,9 +442,9 @@ class TransNeXt(Backbone):
             window_sizes = (window_sizes,) * len(dims)
         if len(window_sizes) != len(dims):
             raise ValueError(f"window_sizes must be one or {len(dims)}, found {window_sizes}")
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
-        for i, (dim, depth, stride, sr_ratio) in enumerate(
-            zip(dims, depths, STRIDES, spec["sr_ratios"], strict=True)
+        of_stages = drop_path_rates(drop_path_rate, depths)
+        for i, (dim, stride, sr_ratio, rates) in enumerate(
+            zip(dims, STRIDES, spec["sr_ratios"], of_stages, strict=True)
         ):
             grid, reference = (tuple(side // stride for side in size) for size in (img_size, pretrain_size))
             keys = grid if sr_ratio == 1 else pool_size or pooled_size(grid, sr_ratio)
@@ -407,11 +457,11 @@ class TransNeXt(Backbone):
                 )
             attention = partial(kind, dim, spec["num_heads"][i], reference, grids, qkv_bias)
             hidden_dims = int(spec["mlp_ratios"][i] * dim)
-            blocks = {str(j): Block(dim, attention(), hidden_dims, next(rates)) for j in range(depth)}
+            blocks = {str(j): Block(dim, attention(), hidden_dims, rate) for j, rate in enumerate(rates)}
             self.downsamples.append(
                 _patch_embedding(dims[i - 1] if i else self.in_channels, dim, first=i == 0)
             )
-            self.stages.append(nn.Sequential(OrderedDict(blocks, norm=LayerNorm2d(dim, eps=1e-6))))
+            self.stages.append(nn.Sequential(OrderedDict(blocks, norm=LayerNorm(dim))))
         self._init()
         self.set_outputs(dims, STRIDES)
 
@@ -425,13 +475,21 @@ class TransNeXt(Backbone):
                 nn.init.normal_(module.weight, std=sqrt(2 / fan_out))
                 nn.init.zeros_(module.bias)
 
-    def make_head(self, num_classes: int) -> nn.Module:
-        head = PooledLinear(self.out_channels[-1], num_classes)
-        init_normal(head, nn.Linear)
-        return head
+    def make_head(self, num_classes: int) -> PooledLinear:
+        return PooledLinear(self.num_features, num_classes)
 
-    @staticmethod
-    def rename_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    @classmethod
+    def read_options(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        tables = [
+            state_dict.get(f"backbone.stages.{i}.0.attn.relative_pos_bias_local") for i in range(len(STRIDES))
+        ]
+        sizes = tuple(3 if table is None else isqrt(table.shape[1]) for table in tables)
+        sizes = 3 if set(sizes) == {3} else sizes
+        biased = any(key.endswith((".attn.q.bias", ".attn.qkv.bias")) for key in state_dict)
+        return cls.drop_defaults(window_sizes=sizes, qkv_bias=biased)
+
+    @classmethod
+    def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rules = [(r"head\.(.*)", r"head.fc.\1")]
         for i in range(4):
             block, ours = rf"block{i + 1}\.(\d+)\.", rf"backbone.stages.{i}.\1."
@@ -442,7 +500,7 @@ class TransNeXt(Backbone):
                 (block + r"mlp\.dwconv\.(dwconv\..*)", ours + r"mlp.\2"),
                 (block + r"(.*)", ours + r"\2"),
             ]
-        renamed = rename_keys(state_dict, rules)
+        renamed = rename_keys(cls.find_trunk(state_dict), rules)
         return {key: w[:, :, 0, 0] if key.endswith("sr.weight") else w for key, w in renamed.items()}
 
 
@@ -455,5 +513,5 @@ def _pair(name: str, size: int | Sequence[int], least: int) -> Size:
 
 def _patch_embedding(in_channels: int, out_channels: int, first: bool) -> nn.Sequential:
     size, stride = (7, 4) if first else (3, 2)
-    conv = nn.Conv2d(in_channels, out_channels, size, stride, size // 2).to(memory_format=torch.channels_last)
+    conv = nn.Conv2d(in_channels, out_channels, size, stride, size // 2)
     return nn.Sequential(OrderedDict(proj=conv, norm=LayerNorm2d(out_channels, eps=1e-5)))

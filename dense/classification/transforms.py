@@ -9,17 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, log
 
+import mmcv.transforms  # noqa: F401  registers them
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from ..registry import TRANSFORMS
-from .data_sample import ImageDataSample
-
-try:
-    import mmcv.transforms  # noqa: F401
-except ImportError as error:
-    raise ImportError(f"image pipelines need mmcv: pip install pointsuite[dense] ({error})") from error
+from .sample import ImageDataSample
 
 
 @TRANSFORMS.register_module()

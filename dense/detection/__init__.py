@@ -3,29 +3,15 @@
 Importing this registers them all; configs do so by ``custom_imports = dict(imports=["dense.detection"])``.
 """
 
-from .bvr_heads import BVRATSSHead, BVRFCOSHead, BVRRetinaHead, BVRRoIHead
-from .gnconv_fpn import GnConvFPN
-from .optim import NoDecayConstructor
-from .relation_detr import (
-    DetachedVarifocalLoss,
-    RelationDABDETR,
-    RelationDeformableDETR,
-    RelationDETR,
-    RelationDETRHead,
-    RelationDINO,
-)
+from pointsuite.engine.registry import import_package
 
-__all__ = [
-    "BVRATSSHead",
-    "BVRFCOSHead",
-    "BVRRetinaHead",
-    "BVRRoIHead",
-    "DetachedVarifocalLoss",
-    "GnConvFPN",
-    "NoDecayConstructor",
-    "RelationDABDETR",
-    "RelationDETR",
-    "RelationDETRHead",
-    "RelationDINO",
-    "RelationDeformableDETR",
-]
+import_package(__name__)
+
+
+def __getattr__(name: str):
+    """:class:`~.predictor.DetInferencer`, which needs mmdet: the package can be imported without."""
+    if name != "DetInferencer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .predictor import DetInferencer
+
+    return DetInferencer

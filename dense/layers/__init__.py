@@ -1,14 +1,21 @@
 """Modules that two or more systems share."""
 
+from .attention import SelfAttention, record_attention
+from .channels_last import on_channels_last
+from .checkpointing import run_block
 from .conditional_position import ConditionalPosition
-from .conv_norm import ConvNorm, fold_norm
-from .drop_path import DropPath
-from .init import init_normal
-from .layer_norm import LayerNorm2d
+from .conv_norm import ConvNorm, ConvNormReLU, fold_norm
+from .drop_path import DropPath, drop_path_rates
+from .heads import ClassificationHead, PooledLinear, TokenHead, make_classifier
+from .init import init_he, init_normal
+from .layer_norm import LayerNorm, LayerNorm2d
+from .layer_scale import LayerScale, add_scaled, make_scale
 from .linear import Linear
 from .mlp import MLP
-from .pooled_linear import PooledLinear
+from .patch_embed import PatchEmbed
 from .position_relation import PositionRelation
+from .positions import resize_positions
+from .squeeze_excitation import SqueezeExcitation, channel_gates
 from .weighted_conv import (
     WeightedConv1d,
     WeightedConv2d,
@@ -20,19 +27,37 @@ from .weighted_conv import (
 
 __all__ = [
     "MLP",
+    "ClassificationHead",
     "ConditionalPosition",
     "ConvNorm",
+    "ConvNormReLU",
     "DropPath",
+    "LayerNorm",
     "LayerNorm2d",
+    "LayerScale",
     "Linear",
+    "PatchEmbed",
     "PooledLinear",
     "PositionRelation",
+    "SelfAttention",
+    "SqueezeExcitation",
+    "TokenHead",
     "WeightedConv1d",
     "WeightedConv2d",
     "WeightedConv3d",
+    "add_scaled",
+    "channel_gates",
+    "drop_path_rates",
     "effective_weight",
     "fold_density",
     "fold_norm",
+    "init_he",
     "init_normal",
+    "make_classifier",
+    "make_scale",
+    "on_channels_last",
+    "record_attention",
+    "resize_positions",
+    "run_block",
     "weight_convolutions",
 ]

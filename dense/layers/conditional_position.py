@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .channels_last import on_channels_last
 from .weighted_conv import effective_weight
 
 
 class ConditionalPosition(nn.Module):
-    """x + act(depthwise convolution of x): (B, C, H, W) to the same.
+    """x + act(depthwise convolution of x): (B, H, W, C) to the same.
 
     The zeros around the map tell pixels where they are, at any size. Source: Chu et al., "Conditional
     Positional Encodings for Vision Transformers", ICLR 2023.
@@ -25,6 +26,9 @@ class ConditionalPosition(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
+        return on_channels_last(self._encode, x)
+
+    def _encode(self, x: Tensor) -> Tensor:
         conv = self.proj
         if self.act is not None:
             return x + self.act(conv(x))

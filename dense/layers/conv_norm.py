@@ -57,6 +57,16 @@ class ConvNorm(nn.Module):
         return ACTIVATIONS[activation](x)
 
 
+class ConvNormReLU(ConvNorm):
+    """Convolution 3x3 that keeps the size, norm, ReLU: (B, in_channels, H, W) to (B, out_channels, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = False):
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x, "relu")
+
+
 def _is_linear(conv: nn.Conv2d) -> bool:
     return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
 

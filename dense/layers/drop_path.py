@@ -1,6 +1,15 @@
 """Stochastic depth."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
+
+
+def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
+    """Rates of the blocks of each stage, which rise linearly from 0 to ``last`` over all of them."""
+    rates = torch.linspace(0, last, sum(depths), device="cpu").tolist()
+    return [[rates.pop(0) for _ in range(depth)] for depth in depths]
 
 
 class DropPath(nn.Module):

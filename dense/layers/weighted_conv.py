@@ -248,6 +248,17 @@ def convert_density(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
+def guess_density(state_dict: Mapping[str, Tensor]) -> dict[int, tuple[float, ...]] | None:
+    """Densities by kernel size, to build what converted weights are of; None of plain convolutions.
+
+    They are the usual ones: the layers' own come with the weights, which do not tell whether they were
+    learnt.
+    """
+    weights = (f"{key.removesuffix('density')}weight" for key in state_dict if key.endswith(".density"))
+    sizes = {state_dict[key].shape[-1] for key in weights}
+    return {size: DENSITIES[size] for size in sorted(sizes)} or None
+
+
 @MODELS.register_module("WeightedConvolutions")
 def build_weighted(module: dict | nn.Module, **kwargs) -> nn.Module:
     """:func:`weight_convolutions` of any network in a config.

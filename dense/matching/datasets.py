@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
-from ..data import SeededDataset, find_images
+from ..base.datasets import SeededDataset
+from ..base.images import find_images
 from ..registry import DATASETS
 
 THRESHOLDS = ("image", "box", "keypoints")
@@ -53,7 +54,7 @@ class PairDataset(SeededDataset):
         threshold: what PCK's thresholds are shares of, by default what the benchmark says: "image", the side
             of the resized image; "box", the longer side of the source's object box, or "keypoints", the
             larger extent of the source's keypoints, in the resized image.
-        **kwargs: of :class:`~dense.data.SeededDataset`.
+        **kwargs: of :class:`~dense.base.datasets.SeededDataset`.
 
     Raises:
         OSError: a file is missing, damaged or not what it should be; the message names it.

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from ..data import LoadImage
+from ..base.images import LoadImage
 from ..registry import TRANSFORMS
-from .data_sample import MatchDataSample
+from .sample import MatchDataSample
 
 SIDES = ("source", "target")
 BEYOND = 0.05  # published annotations may lie a little outside of their image, as a share of its side

@@ -5,7 +5,7 @@ from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw
 
 from ..registry import VISUALIZERS
-from .data_sample import MatchDataSample
+from .sample import MatchDataSample
 
 RIGHT, WRONG, TRUE = (60, 200, 60), (230, 50, 50), (60, 140, 255)
 ALPHA = 0.1  # a match is drawn as right if PCK at this threshold counts it

@@ -1,5 +1,6 @@
 """Functions on tensors: no parameters, no MMEngine."""
 
+from .attention import padded_attention
 from .frame_attention import frame_logits
 from .linear import linear
 from .local_attention import local_logits, local_mask, local_sum
@@ -7,7 +8,8 @@ from .lstm_cell import lstm_cell
 from .ms_deform_attn import ms_deform_attn
 from .position_relation import position_relation
 from .roi_align import roi_align
-from .windows import merge_windows, partition_windows, window_mask
+from .window_attention import window_attention
+from .windows import merge_windows, pad_map, partition_windows, window_mask
 
 __all__ = [
     "frame_logits",
@@ -18,8 +20,11 @@ __all__ = [
     "lstm_cell",
     "merge_windows",
     "ms_deform_attn",
+    "pad_map",
+    "padded_attention",
     "partition_windows",
     "position_relation",
     "roi_align",
+    "window_attention",
     "window_mask",
 ]

@@ -5,9 +5,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pointsuite.engine.backends import choose_inference_kernel
 from pointsuite.engine.parallel import run_rows
-
-from ._backend import choose_inference_kernel
 
 
 def frame_logits(query: Tensor, key: Tensor, num_heads: int, *, backend: str = "auto") -> Tensor:

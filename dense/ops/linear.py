@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pointsuite.engine.backends import is_watched
+
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 ACTIVATIONS = {None: lambda x: x, "relu": F.relu, "gelu": F.gelu}
 
@@ -52,9 +54,7 @@ def _use_onednn(x: Tensor, weight: Tensor) -> bool:
         ONEDNN
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._len_torch_dispatch_stack()
+        and not is_watched()
         and {type(x), type(weight)} <= {Tensor, nn.Parameter}
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pointsuite.engine.backends import choose_backend, is_traced
 from pointsuite.engine.parallel import run_rows
-
-BACKENDS = ("auto", "torch", "numba")
 
 
 def local_logits(query: Tensor, key: Tensor, window_size: int = 3, *, backend: str = "auto") -> Tensor:
@@ -31,7 +30,7 @@ def local_logits(query: Tensor, key: Tensor, window_size: int = 3, *, backend: s
     _check("query", query, "key", key, window_size)
     if query.shape != key.shape:
         raise ValueError(f"query and key must have one shape, found {tuple(query.shape)}, {tuple(key.shape)}")
-    if _choose(backend, query) == "torch":
+    if choose_backend(backend, query, numba=not is_traced()) == "torch":
         return torch.stack([(query * k).sum(-1) for k in _shifts(key, window_size)], -1)
     exact = torch.promote_types(query.dtype, torch.float32)
     return _Logits.apply(query.to(exact), key.to(exact), window_size).to(query.dtype)
@@ -59,7 +58,7 @@ def local_sum(weights: Tensor, values: Tensor, *, backend: str = "auto") -> Tens
     wanted = (*values.shape[:-1], window_size**2)
     if weights.shape != wanted:
         raise ValueError(f"weights must have shape {wanted}, found {tuple(weights.shape)}")
-    if _choose(backend, values) == "torch":
+    if choose_backend(backend, values, numba=not is_traced()) == "torch":
         parts = zip(weights.split(1, -1), _shifts(values, window_size), strict=True)
         return sum(w * v for w, v in parts)
     exact = torch.promote_types(values.dtype, torch.float32)
@@ -88,18 +87,6 @@ def _check(first_name: str, first: Tensor, second_name: str, second: Tensor, win
         )
     if window_size < 1 or window_size % 2 == 0:
         raise ValueError(f"window_size must be odd and positive, found {window_size}")
-
-
-def _choose(backend: str, tensor: Tensor) -> str:
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {BACKENDS}, found {backend!r}")
-    on_cpu = tensor.device.type == "cpu"
-    if backend == "numba" and not on_cpu:
-        raise ValueError(f"backend 'numba' wants CPU tensors, found {tensor.device}")
-    if backend != "auto":
-        return backend
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return "numba" if on_cpu and not traced else "torch"
 
 
 def _shifts(x: Tensor, window_size: int) -> list[Tensor]:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ._backend import choose_backend
+from pointsuite.engine.backends import choose_backend
+
 from .sampling import Taps, cross_taps, linear_taps, sum_rows
 
 
@@ -37,7 +38,7 @@ def ms_deform_attn(
     """
     _check(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     arguments = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    if choose_backend(backend, value, "ms_deform_attn") == "triton":
+    if choose_backend(backend, value, triton=True) == "triton":
         return _Kernel.apply(*arguments)
     return _ms_deform_attn_torch(*arguments)
 
@@ -46,7 +47,7 @@ def ms_deform_attn_backward(
     grad_output: Tensor, *arguments: Tensor, backend: str = "auto"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, sampling_locations and attention_weights; arguments: those of the operator."""
-    if choose_backend(backend, arguments[0], "ms_deform_attn") == "triton":
+    if choose_backend(backend, arguments[0], triton=True) == "triton":
         from .triton.ms_deform_attn import backward
 
         return backward(grad_output, *arguments)

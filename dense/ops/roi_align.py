@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ._backend import choose_backend
+from pointsuite.engine.backends import choose_backend
+
 from .sampling import Taps, cross_taps, edge_taps, merge_taps, sum_rows, to_rows
 
 TAPS = 2**22  # taps made at once: bounds the memory
@@ -52,7 +53,7 @@ def roi_align(
         raise ValueError(f"pool_mode must be 'avg' or 'max', found {pool_mode!r}")
     size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     arguments = (size, spatial_scale, sampling_ratio, pool_mode, aligned)
-    if choose_backend(backend, input, "roi_align") == "triton":
+    if choose_backend(backend, input, triton=True) == "triton":
         return _Kernel.apply(input, rois, *arguments)
     return roi_align_forward(input, rois, *arguments, backend="torch")[0]
 
@@ -69,7 +70,7 @@ def roi_align_forward(
     backend: str = "auto",
 ) -> tuple[Tensor, ...]:
     """What :func:`roi_align` returns; with "max" also the places y and x on the map, -2 without any."""
-    if choose_backend(backend, input, "roi_align") == "triton":
+    if choose_backend(backend, input, triton=True) == "triton":
         from .triton.roi_align import forward
 
         return forward(input, rois, size, spatial_scale, sampling_ratio, pool_mode, aligned)
@@ -89,7 +90,7 @@ def roi_align_backward(
     backend: str = "auto",
 ) -> Tensor:
     """Gradient (B, C, H, W) of the input; ``places`` are what "max" returned besides the maps."""
-    if choose_backend(backend, grad_output, "roi_align") == "triton":
+    if choose_backend(backend, grad_output, triton=True) == "triton":
         from .triton.roi_align import backward
 
         shape = tuple(input_shape)

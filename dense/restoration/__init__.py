@@ -1,5 +1,12 @@
 """Image restoration: super-resolution, denoising, removal of compression artefacts.
 
-Import from the files: ``restorer`` has ``Restorer``, which restores image files, and ``ImageRestorer``, which
-trains and tests any network of the task; networks are in a file for each system.
+:class:`Restorer` restores image files; :class:`ImageRestorer` trains and tests any network of the task.
 """
+
+from pointsuite.engine.registry import import_package
+
+from .predictor import Restorer
+
+__all__ = ["Restorer"]
+
+import_package(__name__)

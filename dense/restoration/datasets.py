@@ -1,36 +1,21 @@
-"""Pairs of a poor and a good image, from folders or made on the fly, and what is done to them in training.
+"""Pairs of a poor and a good image, from folders or made on the fly.
 
 A sample in a pipeline: ``gt`` and ``lq``, arrays (H, W, C) and (h, w, C), H = scale * h, uint8 or float32 in
 0..1; and ``img_path``, ``dataset`` (the name of its folder) and ``sample_idx``.
 """
 
 import os
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from mmengine.structures import BaseDataElement
 from PIL import Image
-from torch import Tensor
 
-from ..data import SeededDataset, find_images
-from ..registry import DATASETS, TRANSFORMS
-from .degradations import add_noise, compress_jpeg, imresize, mod_crop, to_float
+from ..base.datasets import SeededDataset
+from ..base.images import find_images
+from ..registry import DATASETS
+from .degradations import imresize, mod_crop, to_float
 from .images import read_image
-
-
-class RestorationSample(BaseDataElement):
-    """What travels beside a poor image.
-
-    Data fields (each optional):
-        gt: tensor (C, H, W), the good image; uint8, or float32 in 0..1.
-        pred: float32 tensor (C, H, W), the restored image; not clipped.
-
-    Metainfo: ``index`` (in the data set), ``img_path`` and ``dataset``.
-    """
 
 
 @DATASETS.register_module()
@@ -52,7 +37,7 @@ class RestorationDataset(SeededDataset):
         min_size: enlarge good images (bicubic) whose short side is smaller.
         quantize: round the poor image to 8 bits, as a file would. Otherwise it is float32.
         cache: keep all images in memory once they were read, in each worker process its own.
-        **kwargs: of :class:`~dense.data.SeededDataset`: ``pipeline``, ``seed``,
+        **kwargs: of :class:`~dense.base.datasets.SeededDataset`: ``pipeline``, ``seed``,
             ``test_mode``, in which noise depends on (seed, index) alone.
 
     Raises:
@@ -153,98 +138,3 @@ class RestorationDataset(SeededDataset):
         if self.grey:
             return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
         return np.repeat(pixels, 3, axis=2)
-
-
-# ------------------------------------------------------------------------------------------- transforms
-
-
-@TRANSFORMS.register_module()
-@dataclass(frozen=True)
-class RandomPatch:
-    """The same random square of both images, ``size`` pixels to a side in the poor one.
-
-    Raises:
-        OSError: the poor image is smaller.
-    """
-
-    size: int
-
-    def __call__(self, sample: dict) -> dict:
-        gt, lq = sample["gt"], sample["lq"]
-        height, width = lq.shape[:2]
-        if min(height, width) < self.size:
-            raise OSError(
-                f"{sample['img_path']}: found {height} x {width} pixels in the poor image, "
-                f"wanted {self.size} or more"
-            )
-        scale = gt.shape[0] // height
-        y, x = random.randint(0, height - self.size), random.randint(0, width - self.size)
-        return {
-            **sample,
-            "lq": lq[y : y + self.size, x : x + self.size],
-            "gt": gt[scale * y : scale * (y + self.size), scale * x : scale * (x + self.size)],
-        }
-
-
-@TRANSFORMS.register_module()
-@dataclass(frozen=True)
-class RandomFlipRotate:
-    """One of the eight ways in which a square can lie, each as likely, for both images."""
-
-    def __call__(self, sample: dict) -> dict:
-        across, down, turned = (random.random() < 0.5 for _ in range(3))
-        step = slice(None, None, -1 if down else 1), slice(None, None, -1 if across else 1)
-        moved = {key: sample[key][step] for key in ("gt", "lq")}
-        return {**sample, **({k: v.swapaxes(0, 1) for k, v in moved.items()} if turned else moved)}
-
-
-@TRANSFORMS.register_module()
-@dataclass(frozen=True)
-class AddNoise:
-    """Gaussian noise in the poor image, drawn anew at each call; the image becomes float32, not clipped.
-
-    Args:
-        sigma: standard deviation on the scale 0..255, or a range in which it is uniform.
-    """
-
-    sigma: float | tuple[float, float] = 25.0
-
-    def __call__(self, sample: dict) -> dict:
-        rng = np.random.default_rng(random.getrandbits(64))
-        sigma = self.sigma if isinstance(self.sigma, (int, float)) else rng.uniform(*self.sigma)
-        return {**sample, "lq": add_noise(sample["lq"], sigma, rng)}
-
-
-@TRANSFORMS.register_module()
-@dataclass(frozen=True)
-class CompressJPEG:
-    """The poor image after JPEG.
-
-    Args:
-        quality: 1..100, or a range, both ends included, of which one is drawn at each call.
-    """
-
-    quality: int | tuple[int, int] = 40
-
-    def __call__(self, sample: dict) -> dict:
-        quality = self.quality if isinstance(self.quality, int) else random.randint(*self.quality)
-        return {**sample, "lq": compress_jpeg(sample["lq"], quality)}
-
-
-@TRANSFORMS.register_module()
-@dataclass(frozen=True)
-class PackRestoration:
-    """A sample as models want it: ``inputs`` tensor (C, h, w) and ``data_samples``."""
-
-    def __call__(self, sample: dict) -> dict:
-        metainfo = {
-            "index": sample["sample_idx"],
-            "img_path": sample["img_path"],
-            "dataset": sample["dataset"],
-        }
-        data_sample = RestorationSample(gt=_to_tensor(sample["gt"]), metainfo=metainfo)
-        return {"inputs": _to_tensor(sample["lq"]), "data_samples": data_sample}
-
-
-def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(image.transpose(2, 0, 1).copy())

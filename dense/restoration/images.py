@@ -10,6 +10,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from pointsuite.engine.checkpoint import atomic_write
 
+from ..base.images import deep_levels
+
 WRITTEN = {  # kinds of files by suffix
     ".bmp": "BMP",
     ".jpeg": "JPEG",
@@ -62,13 +64,8 @@ def read_image(path: str | os.PathLike) -> Picture:
 
 def _as_array(image: Image.Image) -> np.ndarray:
     """(H, W, 1 to 4), the last of 2 or 4 channels being the opacity."""
-    if image.mode.startswith("I"):  # grey of 16 bits, in 16 or 32
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError(f"found levels {levels.min()} to {levels.max()}, wanted 0 to 65535")
-        return levels.astype(np.uint16)[..., None]
-    if image.mode == "F":
-        raise ValueError("found an image of floating-point numbers, wanted 8 or 16 bits a channel")
+    if (levels := deep_levels(image)) is not None:
+        return levels[..., None]
     grey = image.mode in ("1", "L", "LA")
     transparent = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
     if grey and "transparency" in image.info:

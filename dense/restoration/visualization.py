@@ -4,9 +4,9 @@ import numpy as np
 from mmengine.visualization import Visualizer
 
 from ..registry import VISUALIZERS
-from .datasets import RestorationSample
 from .degradations import to_float
 from .metrics import to_levels
+from .sample import RestorationSample
 
 GAP = 4  # pixels between the images of a picture
 

@@ -3,16 +3,15 @@
 Importing this registers them all; configs do so by ``custom_imports = dict(imports=["dense.segmentation"])``.
 """
 
-from .camvid import CamVidDataset
-from .dice import DiceMetric
-from .self_guided_attention import SelfGuidedAttention, SelfGuidedHead
-from .slices import RoundLabels, SliceDataset
+from pointsuite.engine.registry import import_package
 
-__all__ = [
-    "CamVidDataset",
-    "DiceMetric",
-    "RoundLabels",
-    "SelfGuidedAttention",
-    "SelfGuidedHead",
-    "SliceDataset",
-]
+import_package(__name__)
+
+
+def __getattr__(name: str):
+    """:class:`~.predictor.Segmenter`, which needs mmseg: the package can be imported without."""
+    if name != "Segmenter":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .predictor import Segmenter
+
+    return Segmenter

@@ -4,43 +4,26 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import scipy.io
-import torch
 
-from ..data import SeededDataset
-from ..registry import DATASETS, TRANSFORMS
-from .data_sample import ClipDataSample
+from ..base.datasets import SeededDataset
+from ..registry import DATASETS
 from .frames import FrameCache, Video, find_videos
 
 OFFSETS = tuple(range(0, 25, 3))  # of the published clips: every third of 25 frames
-
-
-@TRANSFORMS.register_module()
-@dataclass(frozen=True)
-class PackClip:
-    """{"inputs": uint8 tensor (T, C, H, W); "data_samples": :class:`ClipDataSample`}."""
-
-    def __call__(self, sample: dict) -> dict:
-        keys = ("video", "video_path", "num_frames", "num_windows", "frames")
-        metainfo = {"index": sample["sample_idx"], **{key: sample[key] for key in keys}}
-        return {
-            "inputs": torch.from_numpy(sample["clip"]),
-            "data_samples": ClipDataSample(metainfo=metainfo),
-        }
 
 
 @DATASETS.register_module()
 class VideoClips(SeededDataset):
     """Clips of frames at fixed offsets from a start that slides over each video.
 
-    A sample before the pipeline: ``clip`` uint8 (T, C, H, W), and what :class:`ClipDataSample` names as
-    metainfo. ``metainfo["videos"]`` has, for each video, ``num_frames`` and ``label``, one 0 or 1 a frame, or
-    None where nothing is known.
+    A sample before the pipeline: ``clip`` uint8 (T, C, H, W), and what
+    :class:`~dense.video.sample.ClipDataSample` names as metainfo. ``metainfo["videos"]`` has, for each video,
+    ``num_frames`` and ``label``, one 0 or 1 a frame, or None where nothing is known.
 
     Args:
         data_root: folder of the data set.
@@ -56,7 +39,8 @@ class VideoClips(SeededDataset):
             evenly spread over their names, so that no frame is on both sides. 0 takes all videos.
         part: "train" or "held_out", where ``hold_out`` is not 0.
         cache_mb: memory for decoded frames, of each data worker.
-        **kwargs: of :class:`SeededDataset`; the pipeline is :class:`PackClip` by default.
+        **kwargs: of :class:`SeededDataset`; the pipeline is
+            :class:`~dense.video.transforms.PackClip` by default.
 
     Raises:
         OSError: a file or folder is missing or damaged, a video is too short, labels do not fit.

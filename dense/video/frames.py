@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..data import SUFFIXES as IMAGE_SUFFIXES
+from ..base.images import SUFFIXES as IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 COLORS = {"grey": 1, "rgb": 3, "bgr": 3}

@@ -1,124 +1,44 @@
-"""Any network that predicts the middle frames of clips as an MMEngine model, and as a scorer of videos."""
+"""Videos in, anomaly scores out."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.model import BaseDataPreprocessor, BaseModel
-from torch import Tensor, nn
+from torch import nn
 
-from pointsuite.engine.checkpoint import CheckpointError, find_state_dict, load_checkpoint, load_state_dict
+from pointsuite.engine.checkpoint import CheckpointError
 
-from ..registry import METRICS, MODELS
-from .data_sample import ClipDataSample
+from ..base import Predictor
+from ..registry import METRICS
 from .datasets import VideoClips
-from .losses import MiddleFrameLoss
+from .frames import find_videos
 from .metrics import FrameAUC
-from .scoring import VideoScores, max_patch_error
+from .model import FramePredictor
+from .sample import ClipDataSample
+from .scoring import VideoScores
 from .visualization import draw_clip, shrink_maps
 
-
-@MODELS.register_module()
-class ScaleClips(BaseDataPreprocessor):
-    """Move a batch of clips to the model's device, stack it and scale it from 0..255 to [-1, 1], float32."""
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        data = self.cast_data(data)
-        clips = data["inputs"]
-        if not isinstance(clips, Tensor):
-            if len(sizes := {tuple(clip.shape) for clip in clips}) > 1:
-                raise ValueError(f"clips of one batch must have one size, found {sorted(sizes)}")
-            clips = torch.stack(list(clips))
-        return {**data, "inputs": clips.float() / 127.5 - 1}
+CLIPS = ("size", "color", "offsets", "stride")  # options of the data that a prediction depends on
 
 
-@MODELS.register_module()
-class FramePredictor(BaseModel):
-    """Trains and tests a network that predicts the frames in the middle of a clip.
-
-    Args:
-        network: config or module: clips (B, T, C, H, W) in [-1, 1] -> their targets (B, t, C, H, W), with
-            attributes ``context`` (frames before, and after, the targets) and ``num_targets`` (t).
-        loss: config or module (prediction, targets) -> scalar; by default the published
-            :class:`~dense.video.losses.MiddleFrameLoss`.
-        patch: side, in pixels, of the patches of ``patch_mse``.
-        data_preprocessor: config; :class:`ScaleClips` by default.
-        init_cfg: see MMEngine.
-    """
-
-    def __init__(
-        self,
-        network: dict | nn.Module,
-        loss: dict | nn.Module | None = None,
-        patch: int = 16,
-        data_preprocessor: dict | nn.Module | None = None,
-        init_cfg: dict | None = None,
-    ):
-        super().__init__(data_preprocessor or {"type": "dense.ScaleClips"}, init_cfg)
-        self.network = MODELS.build(network) if isinstance(network, Mapping) else network
-        loss = MiddleFrameLoss() if loss is None else loss
-        self.frame_loss = MODELS.build(loss) if isinstance(loss, Mapping) else loss
-        self.patch = patch
-
-    def forward(self, inputs: Tensor, data_samples: list[ClipDataSample] | None = None, mode: str = "tensor"):
-        """Frames for mode "tensor", {"loss": ...} for "loss", samples with errors for "predict"."""
-        if mode == "tensor":
-            return self.network(inputs)
-        if mode == "loss":
-            return {"loss": self.frame_loss(self.network(inputs), inputs[:, self._targets])}
-        if mode != "predict":
-            raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', found {mode!r}")
-        samples = data_samples or [
-            ClipDataSample(metainfo={"frames": tuple(range(inputs.shape[1]))}) for _ in inputs
-        ]
-        predictions = self.network(inputs).float()
-        for prediction, truth, sample in zip(predictions, inputs[:, self._targets], samples, strict=True):
-            self._measure(prediction, truth, sample)
-        return samples
-
-    @property
-    def _targets(self) -> slice:
-        return slice(self.network.context, self.network.context + self.network.num_targets)
-
-    def _measure(self, prediction: Tensor, truth: Tensor, sample: ClipDataSample) -> None:
-        error_map = ((prediction - truth) / 2).square().mean(1)  # (t, H, W) on [0, 1]
-        sample.set_data(
-            {
-                "target_index": torch.tensor(sample.frames[self._targets]),
-                "mse": error_map.mean((1, 2)),
-                "patch_mse": max_patch_error(error_map, min(self.patch, *error_map.shape[1:])),
-                "loss": self.frame_loss(prediction, truth),
-                "error_map": error_map,
-            }
-        )
-
-    def example_inputs(self, batch: int, size: tuple[int, int]) -> Tensor:
-        """Random clips, to count and time what the network does."""
-        channels = getattr(self.network, "in_channels", 1)
-        return 2 * torch.rand(batch, self.network.clip_length, channels, *size) - 1
-
-    def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        converted = self.network.convert_official(state_dict)
-        return {f"network.{key}": value for key, value in converted.items()}
-
-
-class AnomalyScorer:
+class AnomalyScorer(Predictor):
     """Anomaly scores of any video, by a config and the weights that were trained with it.
 
         score = AnomalyScorer("configs/vad_hybrid/vad-hybrid_ped2.py", "epoch_20.pth")
         score("street.mp4").score  # (frames,), 0..1
 
-    Frames, clips and scoring are those of the config's test. Memory does not grow with the video's length,
-    but for a few numbers a frame.
+    Frames, clips and scoring are those of the config's test; of a bare network the usual ones. Memory does
+    not grow with the video's length, but for a few numbers a frame.
 
     Args:
-        config: path, or config.
-        checkpoint: path; None for a network without weights, as the baselines are.
-        device: "cpu", "cuda", ...
-        stride: frames from one clip to the next; by default the config's.
+        config, checkpoint, device, progress: see :class:`~pointsuite.engine.predictor.Predictor`; the model
+            of a run is a :class:`~dense.video.model.FramePredictor`. Only a module, or a network that has no
+            weights, as the baselines, may come without a checkpoint.
+        batch_size: clips that the network gets at once.
+        size, color, offsets, stride: of :class:`~dense.video.datasets.VideoClips`, in place of the config's.
 
     Raises:
         CheckpointError: the weights cannot be read, are not those of this network, or are missing.
@@ -126,55 +46,96 @@ class AnomalyScorer:
 
     def __init__(
         self,
-        config: str | os.PathLike | Config,
+        config: str | os.PathLike | Config | nn.Module,
         checkpoint: str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
         *,
-        device: str | torch.device = "cpu",
+        size: int | Sequence[int] | None = None,
+        color: str | None = None,
+        offsets: Sequence[int] | None = None,
         stride: int | None = None,
+        batch_size: int = 1,
+        progress: bool | None = None,
     ):
-        cfg = config if isinstance(config, Config) else Config.fromfile(config)
-        self.model = MODELS.build(cfg.model)
-        if checkpoint is not None:
-            state = find_state_dict(load_checkpoint(checkpoint), str(checkpoint))
-            load_state_dict(self.model, state, name=str(checkpoint))
-        elif any(True for _ in self.model.parameters()):
-            raise CheckpointError(f"{cfg.filename}: its network has weights, wanted a checkpoint")
-        self.model.to(device).eval()
-        data = cfg.test_dataloader.dataset
-        self.clips = {key: data[key] for key in ("size", "color", "offsets", "stride") if key in data}
-        if stride is not None:
-            self.clips["stride"] = stride
-        self.evaluator = {**cfg.test_evaluator, "dump": None}
+        super().__init__(config, checkpoint, device, batch_size=batch_size, progress=progress)
+        if not isinstance(self.model, FramePredictor):
+            self.model = FramePredictor(self.model).to(self.device).eval()
+        if self.cfg is not None:
+            if self.checkpoint is None and any(True for _ in self.model.parameters()):
+                raise CheckpointError(f"{self.cfg.filename}: its network has weights, wanted a checkpoint")
+            data = self.cfg.test_dataloader.dataset
+            self.clips = {key: data[key] for key in CLIPS if key in data}
+            self.evaluator = {**self.cfg.test_evaluator, "dump": None}
+        else:
+            channels = getattr(self.model.network, "in_channels", 1)
+            self.clips = {"color": "grey" if channels == 1 else "rgb"}
+            self.evaluator = {"type": "FrameAUC"}
+        given = zip(CLIPS, (size, color, offsets, stride), strict=True)
+        self.clips.update({key: value for key, value in given if value is not None})
 
     def __call__(
-        self, video: str | os.PathLike, out: str | os.PathLike | None = None, fps: float = 10.0
-    ) -> VideoScores:
-        """Score a video.
+        self,
+        video: str | os.PathLike | Sequence[str | os.PathLike],
+        out: str | os.PathLike | None = None,
+        fps: float = 10.0,
+    ) -> VideoScores | list[VideoScores]:
+        """Score a video, or many.
 
         Args:
-            video: a file, or a folder of images.
-            out: annotated clip to write, ``.mp4`` or ``.gif``.
+            video: a file, or a folder of images; a list of these, or a folder in which they lie, for many.
+            out: annotated clip to write, ``.mp4`` or ``.gif``; for many a folder, for ``NAME.mp4``.
             fps: frames a second of it.
 
+        Returns:
+            Scores of the video; a list for many, those of a folder by the videos' names.
+
         Raises:
-            OSError: the video cannot be read or is too short.
+            OSError: a video cannot be read or is too short.
+            ValueError: two videos whose clips would get one name.
         """
-        metric: FrameAUC = METRICS.build(self.evaluator)
-        maps = {}
-        for sample in self.predict(video):
-            metric.process(None, [sample.to_dict()])
-            if out is not None:
-                maps.update(shrink_maps(sample))
-        (scores,) = metric.score(metric.results).values()
+        if not self.is_many(video):
+            return next(self.iterate([(video, out)], fps=fps))
+        videos = self.expand(video)
+        outs: list[Path | None] = [None] * len(videos)
         if out is not None:
-            draw_clip(video, scores.score, out, maps=maps, fps=fps)
-        return scores
+            paths = map(Path, videos)
+            outs = [Path(out) / f"{path.name if path.is_dir() else path.stem}.mp4" for path in paths]
+            if twice := [path for path in outs if outs.count(path) > 1]:
+                raise ValueError(f"two videos would both become {twice[0]}, wanted names that differ")
+        return list(self.iterate(list(zip(videos, outs, strict=True)), fps=fps))
+
+    def is_many(self, inputs: str | os.PathLike | Sequence) -> bool:
+        """Whether inputs are several: a folder of images is one video."""
+        return super().is_many(inputs) and (
+            isinstance(inputs, list | tuple) or find_videos(Path(inputs)) != [Path(inputs)]
+        )
+
+    def expand(self, inputs: str | os.PathLike | Sequence) -> list:
+        """The videos of a list, or in a folder."""
+        return list(inputs) if isinstance(inputs, list | tuple) else find_videos(Path(inputs))
+
+    def predict(
+        self, inputs: Sequence[tuple[str | os.PathLike, str | os.PathLike | None]], fps: float = 10.0
+    ) -> Iterator[VideoScores]:
+        """Scores of videos, whose annotated clips are written where they have a place for them."""
+        for video, out in inputs:
+            metric: FrameAUC = METRICS.build(self.evaluator)
+            maps = {}
+            for sample in self.predict_clips(video):
+                metric.process(None, [sample.to_dict()])
+                if out is not None:
+                    maps.update(shrink_maps(sample))
+            (scores,) = metric.score(metric.results).values()
+            if out is not None:
+                draw_clip(video, scores.score, out, maps=maps, fps=fps)
+            yield scores
 
     @torch.no_grad()
-    def predict(self, video: str | os.PathLike) -> Iterator[ClipDataSample]:
+    def predict_clips(self, video: str | os.PathLike) -> Iterator[ClipDataSample]:
         """The samples of all clips of a video, one after another."""
         dataset = VideoClips(Path(video), test_mode=True, cache_mb=64, **self.clips)
         if len(dataset.videos) > 1:
             raise OSError(f"{video}: holds {len(dataset.videos)} videos, wanted one")
-        for i in range(len(dataset)):
-            yield self.model.test_step(pseudo_collate([dataset[i]]))[0].cpu()
+        for start in range(0, len(dataset), self.batch_size):
+            clips = [dataset[i] for i in range(start, min(start + self.batch_size, len(dataset)))]
+            yield from (sample.cpu() for sample in self.model.test_step(pseudo_collate(clips)))

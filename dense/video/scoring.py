@@ -32,11 +32,13 @@ class VideoScores:
         score: float64 (n,), 0 for the frame predicted best, 1 for the one predicted worst.
         psnr: float64 (n,), in dB; of frames without a prediction, the nearest frame's. Smoothed if asked for.
         predicted: bool (n,), whether the frame has a prediction of its own.
+        name: of the video.
     """
 
     score: np.ndarray
     psnr: np.ndarray
     predicted: np.ndarray
+    name: str = ""
 
 
 def score_video(
@@ -49,7 +51,7 @@ def score_video(
         index: int (m,), frames that were predicted; of one that occurs several times the mean error counts.
         mse: (m,), mean squared errors of these on [0, 1].
         smoothing: standard deviation, in frames, of a Gaussian over the PSNR in time; 0 is none.
-        name: what errors call the video.
+        name: of the video.
 
     Raises:
         ValueError: nothing was predicted, an index outside the video, an error that is no number from 0.
@@ -67,7 +69,7 @@ def score_video(
     values = copy_nearest(psnr(mean), predicted)
     if smoothing:
         values = gaussian_filter1d(values, smoothing, mode="nearest")
-    return VideoScores(stretch(-values), values, predicted)
+    return VideoScores(stretch(-values), values, predicted, name)
 
 
 def psnr(mse: ArrayLike) -> np.ndarray:

@@ -16,9 +16,9 @@ from PIL import Image
 from pointsuite.engine.checkpoint import atomic_write
 
 from ..registry import VISUALIZERS
-from .data_sample import ClipDataSample
 from .frames import Video, find_videos
 from .metrics import check_choices, pick_errors
+from .sample import ClipDataSample
 from .scoring import score_video
 
 SCORE, ABNORMAL = (0, 114, 178), (213, 94, 0)  # blue and vermilion, which the colour-blind can tell apart

@@ -1,14 +1,18 @@
+"""Data sets of point clouds, and their file. Importing this registers and exports them all."""
+
+from pointsuite.engine.registry import import_package
+
 from .data_sample import PointDataSample
 from .layout import Clouds, DatasetError, FileInfo, read_clouds, read_info, write_clouds
-from .point_cloud_dataset import PointCloudDataset
 
 __all__ = [
     "Clouds",
     "DatasetError",
     "FileInfo",
-    "PointCloudDataset",
     "PointDataSample",
     "read_clouds",
     "read_info",
     "write_clouds",
 ]
+
+import_package(__name__)

@@ -6,6 +6,7 @@ size, estimates the normals that are missing, checks how many there are and writ
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -13,13 +14,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import h5py
 import numpy as np
 
-from .layout import MIN_NORMAL, Clouds, DatasetError, FileInfo, encode_normals, encode_points, write_clouds
+from pointsuite.engine.files import FileError, read_text
+from pointsuite.io import PointFileError
+from pointsuite.io.hdf5 import open_hdf5
+from pointsuite.io.point_file import single_precision, split_lines
+
+from .layout import (
+    AXES,
+    MIN_NORMAL,
+    POINT_SCALE,
+    Clouds,
+    DatasetError,
+    FileInfo,
+    encode_normals,
+    encode_points,
+    write_clouds,
+)
 
 SAMPLINGS = ("fps", "first", "random")
 ORIENTATIONS = ("outward", "none")
+STORING = 1e-4  # the largest error of storing, of a cloud's extent
 NEIGHBOURS = 32  # of a point whose normal is estimated, as published with RISurConv
 
 
@@ -45,6 +61,7 @@ class Shape(NamedTuple):
     name: str
     normals: np.ndarray | None = None
     part: np.ndarray | None = None
+    notes: tuple[str, ...] = ()  # what was left out of its file or had to be decided
 
 
 class Entry(NamedTuple):
@@ -104,7 +121,10 @@ class Recipe:
             if bad.any():
                 raise ValueError(f"row {np.flatnonzero(bad)[0]}: {key} hold NaN or infinity")
             if key == "normals" and (short := np.linalg.norm(value, axis=1) < MIN_NORMAL).any():
-                raise ValueError(f"row {np.flatnonzero(short)[0]}: the normal has no length, wanted 1")
+                raise ValueError(
+                    f"row {np.flatnonzero(short)[0]}: the normal has no length, wanted 1 "
+                    "(clouds: --estimate-normals)"
+                )
 
     def _choose(self, points: np.ndarray) -> np.ndarray:
         count = len(points)
@@ -146,12 +166,15 @@ def _estimate(points: np.ndarray, orient: str) -> np.ndarray:
 def read_table(path: Path, columns: int) -> np.ndarray:
     """Rows of ``columns`` numbers between blanks or commas, float32 (N, columns).
 
+    The first three are coordinates: far from the origin, where float32 would round them, an offset is
+    subtracted (:func:`pointsuite.io.point_file.single_precision`).
+
     Raises:
         ValueError: what is no such row, and where.
     """
-    lines = path.read_text(errors="replace").replace(",", " ").splitlines()
+    lines = split_lines(read_text(path).replace(",", " "))
     try:
-        table = np.loadtxt(lines, np.float32, comments=None, ndmin=2) if any(lines) else None
+        table = np.loadtxt(lines, np.float64, comments=None, ndmin=2) if any(map(str.strip, lines)) else None
     except ValueError:
         table = np.empty((0, 0))
     if table is None:
@@ -159,7 +182,11 @@ def read_table(path: Path, columns: int) -> np.ndarray:
     if table.shape[1] != columns:
         row, line = next((i, line) for i, line in enumerate(lines) if not _is_row(line, columns))
         raise ValueError(f"row {row}: found '{line[:60]}', wanted {columns} numbers")
-    return table
+    with np.errstate(over="ignore"):  # becomes infinite, which the recipe refuses
+        single = table.astype(np.float32)
+    if np.isfinite(single[:, :3]).all():
+        single[:, :3], _ = single_precision(table[:, :3], [])
+    return single
 
 
 def _is_row(line: str, columns: int) -> bool:
@@ -177,10 +204,10 @@ def read_rows(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> 
         DatasetError: damaged, a key is missing, or the lengths differ.
     """
     try:
-        with h5py.File(path) as file:
-            found = sorted(file)
-            arrays = {key: file[key][()] for key in (*keys, *optional) if key in found}
-    except Exception as error:  # damaged bytes make h5py raise anything
+        with open_hdf5(path) as file:
+            found = file.names()
+            arrays = {key: file.read(key) for key in (*keys, *optional) if key in found}
+    except (PointFileError, FileError) as error:
         raise DatasetError(f"{path}: damaged or not an HDF5 file ({' '.join(str(error).split())})") from error
     for key in keys:
         if key not in arrays:
@@ -196,7 +223,7 @@ def read_rows(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> 
 
 def read_list(path: Path) -> list[str]:
     """The lines of a text file that are not blank, stripped."""
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def indices(values: np.ndarray, names: Sequence[str], where: str) -> np.ndarray:
@@ -216,8 +243,9 @@ def add_arguments(
     num_points: int = 1024,
     samplings: Sequence[str] = SAMPLINGS,
     root: str,
+    up: str = "",
 ) -> None:
-    """The options that every converter has; the first of ``samplings`` is the default."""
+    """The options that every converter has; the first of ``samplings`` and ``up`` are the defaults."""
     parser.add_argument("--root", type=Path, required=True, help=root)
     parser.add_argument("--out", type=Path, default=Path(f"data/{name}/{name}.h5"))
     parser.add_argument(
@@ -235,6 +263,9 @@ def add_arguments(
         default=ORIENTATIONS[0],
         help="of normals that have to be estimated: away from the centroid, or as the eigensolver leaves "
         "them (as published)",
+    )
+    parser.add_argument(
+        "--up", choices=AXES, help=f"the axis that points up (default: {up or 'as in its files'})"
     )
     parser.add_argument("--float32", action="store_true", help="store float32, not int16 and int8")
     parser.add_argument("--seed", type=int, default=0)
@@ -258,6 +289,7 @@ def prepare(
     *,
     counts: Mapping[str, int] | None = None,
     normalize: str = "sampled",
+    up: str = "z",
 ) -> str:
     """Read, sample, check and write; returns a table of what the file holds.
 
@@ -266,6 +298,7 @@ def prepare(
         shapes: split -> what ``read`` makes a Shape of; ``str()`` of it is what errors name.
         read: a function of a module (processes import it), which raises ValueError or OSError.
         counts: split -> number of shapes as published, where it is known.
+        up: the axis that points up in the data, where ``args.up`` does not say another.
 
     Raises:
         DatasetError: without ``args.allow_partial``, a shape that cannot be used or a count that is not the
@@ -293,15 +326,30 @@ def prepare(
         if not good:
             raise DatasetError(f"{args.root}: split '{split}': no shape can be used")
         splits[split] = _stored(good, args.float32)
-    info = FileInfo(tuple(classes), tuple(part_classes), source.licence, source.attribution)
+        lines += _notes(good)
+    up = args.up or up
+    info = FileInfo(tuple(classes), tuple(part_classes), source.licence, source.attribution, up)
     write_clouds(args.out, splits, info)
     width = max(map(len, classes)) + 1
     lines.append(" ".join([f"{'class':{width}}", *(f"{split:>9}" for split in splits)]))
     for i, name in enumerate(classes):
         lines.append(" ".join([f"{name:{width}}", *(f"{(c.label == i).sum():9}" for c in splits.values())]))
     totals = ", ".join(f"{len(clouds)} {split}" for split, clouds in splits.items())
-    lines.append(f"{args.out}: {totals}, {args.out.stat().st_size / 1e6:.2f} MB")
+    stored = " and ".join(sorted({clouds.points.dtype.name for clouds in splits.values()}))
+    size = f"{args.out.stat().st_size / 1e6:.2f} MB"
+    lines.append(f"{args.out}: {totals}, {size}; {up} is up, points as {stored}")
     return "\n".join(lines)
+
+
+def _notes(shapes: Sequence[Shape]) -> list[str]:
+    """Notes of the shapes' files, those that differ in numbers only as one."""
+    alike: dict[str, list[str]] = {}
+    for shape in shapes:
+        for note in shape.notes:
+            alike.setdefault(re.sub(r"[-+.\de]*\d", "#", note), []).append(f"{shape.name}: {note}")
+    return [
+        f"note: {notes[0]}" + f" (and {len(notes) - 1} more)" * (len(notes) > 1) for notes in alike.values()
+    ]
 
 
 def _read_one(item: Any, read: Callable[[Any], Shape], recipe: Recipe) -> Shape | str:
@@ -337,10 +385,15 @@ def same(shape: Shape) -> Shape:
 
 
 def _stored(shapes: Sequence[Shape], float32: bool) -> Clouds:
-    """int16 and int8 where the coordinates allow it and nothing else is asked for."""
+    """int16 and int8 where the coordinates allow it and nothing else is asked for.
+
+    int16 has steps of 1/32767: coordinates in -1..1 fit, of clouds so large that a step is nothing to them.
+    """
     points = np.stack([shape.points for shape in shapes])
     normals = np.stack([shape.normals for shape in shapes])
-    if float32 or np.abs(points).max() > 1 + 1e-6:
+    extent = np.ptp(points, axis=1).max(1)
+    coarse = (extent > 0) & (STORING * extent < 0.5 / POINT_SCALE)
+    if float32 or np.abs(points).max() > 1 + 1e-6 or coarse.any():
         points = points.astype(np.float32)
     else:
         points = encode_points(points)

@@ -2,7 +2,7 @@
 
 Each category is a classification task of its own. Its folder holds meshes as in
 :mod:`pointsuite.datasets.mesh_folder`, <subclass>/<split>/file or <split>/<subclass>/file. RISurConv draws a
-Poisson disk of 1024 points with the normals of their triangles.
+Poisson disk of 1024 points with the normals of their triangles. y is up, as in ShapeNet.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SOURCE = Source(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     mesh_folder.add_sampling_arguments(
-        parser, "fg3d", "the folder that holds the category's", ("poisson", "fps", "uniform")
+        parser, "fg3d", "the folder that holds the category's", ("poisson", "fps", "uniform"), up="y"
     )
     parser.add_argument("--category", required=True, help=f"one of {', '.join(NUM_CLASSES)}")
 
@@ -43,4 +43,4 @@ def prepare(args: argparse.Namespace) -> str:
             f"{args.root}: {len(classes)} classes, published are {NUM_CLASSES[category]} "
             "(--allow-partial takes what there is)"
         )
-    return mesh_folder.prepare_meshes(args, SOURCE)
+    return mesh_folder.prepare_meshes(args, SOURCE, up="y")

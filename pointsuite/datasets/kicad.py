@@ -19,6 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pointsuite.engine.files import read_bytes, walk_files
+from pointsuite.io import PointFileError
+from pointsuite.io.arrays import load_npz
+from pointsuite.io.triangulate import triangulate
+
 from .layout import Clouds, DatasetError, FileInfo, encode_normals, encode_points, write_clouds
 
 HELP = "KiCad's models of electronic parts (VRML files, or a packed .npz of them)"
@@ -121,7 +126,7 @@ def name_of(path: str | Path) -> str:
 
 
 def parse_wrl(text: str) -> Mesh:
-    """Triangles of a VRML file; polygons are cut into fans, nodes that are no faces are passed over.
+    """Triangles of a VRML file; polygons are cut into such, nodes that are no faces are passed over.
 
     Raises:
         ValueError: no faces, or a face that points at a vertex which is not there.
@@ -133,7 +138,7 @@ def parse_wrl(text: str) -> Mesh:
             continue
         index, point, name = (match.group(1) for match in found)
         points = np.array(point.replace(",", " ").split(), np.float64).reshape(-1, 3)
-        triangles = _triangles(np.array(index.replace(",", " ").split(), np.int64))
+        triangles = _triangles(np.array(index.replace(",", " ").split(), np.int64), points)
         if len(triangles) and triangles.max() >= len(points):
             raise ValueError(f"a face uses vertex {triangles.max()}, the shape has {len(points)} vertices")
         vertices.append(points)
@@ -145,13 +150,12 @@ def parse_wrl(text: str) -> Mesh:
     return Mesh(np.concatenate(vertices), np.concatenate(faces), np.array(material))
 
 
-def _triangles(index: np.ndarray) -> np.ndarray:
+def _triangles(index: np.ndarray, points: np.ndarray) -> np.ndarray:
     """VRML's face list (vertices of a polygon, then -1) -> (F, 3)."""
     if index.size % 4 == 0 and (index[3::4] == -1).all() and (index.reshape(-1, 4)[:, :3] >= 0).all():
         return index.reshape(-1, 4)[:, :3]
-    polygons = np.split(index, np.flatnonzero(index < 0) + 1)
-    fans = [(p[0], p[i], p[i + 1]) for p in (q[q >= 0] for q in polygons) for i in range(1, len(p) - 1)]
-    return np.array(fans, np.int64).reshape(-1, 3)
+    ends = np.flatnonzero(np.r_[index, -1] < 0)
+    return triangulate(points, np.diff(ends, prepend=-1) - 1, index[index >= 0])[0]
 
 
 def sample_mesh(
@@ -182,7 +186,7 @@ def sample_mesh(
 def _sample_file(path: Path, num_points: int, seed: int):
     """Points, normals and parts of one file as stored, or the reason why there are none."""
     try:
-        mesh = parse_wrl(path.read_text(errors="replace"))
+        mesh = parse_wrl(read_bytes(path).decode(errors="replace"))
         # every file starts the same stream: files with the same mesh give the same points
         points, normals, face = sample_mesh(mesh, num_points, np.random.default_rng(seed))
     except ValueError as error:
@@ -199,7 +203,9 @@ def load_folder(
     Returns:
         the shapes, and one line for each file that could not be used.
     """
-    files = [path for path in sorted(root.rglob("*.wrl")) if class_of(name_of(path)) in classes]
+    files = [
+        path for path in walk_files(root) if path.suffix == ".wrl" and class_of(name_of(path)) in classes
+    ]
     if not files:
         raise DatasetError(f"{root}: no .wrl file of a wanted class, wanted folders as in KiCad's 3dmodels")
     with ProcessPoolExecutor(workers) as pool:
@@ -220,12 +226,12 @@ def load_packed(file: Path, classes: Sequence[str], num_points: int) -> Shapes:
     (M,). The points of a cloud are in random order: its first ``num_points`` are an even sample.
     """
     try:
-        with np.load(file, allow_pickle=False) as packed:
-            names = [name_of(str(path)) for path in packed["path"]]
-            rows = [row for row, name in enumerate(names) if class_of(name) in classes]
-            points, normals, material = (packed[key][rows] for key in ("points", "normals", "material"))
-            part = np.array([part_of(str(name)) for name in packed["materials"]], np.uint8)[material]
-    except Exception as error:  # a damaged archive makes numpy raise anything, down to zlib.error
+        packed = load_npz(read_bytes(file), ("path", "points", "normals", "material", "materials"))
+        names = [name_of(str(path)) for path in packed["path"]]
+        rows = [row for row, name in enumerate(names) if class_of(name) in classes]
+        points, normals, material = (packed[key][rows] for key in ("points", "normals", "material"))
+        part = np.array([part_of(str(name)) for name in packed["materials"]], np.uint8)[material]
+    except (PointFileError, IndexError, TypeError) as error:
         raise DatasetError(f"{file}: not a packed set of KiCad shapes ({error})") from error
     if points.shape[1] < num_points:
         raise DatasetError(f"{file}: {points.shape[1]} points a shape, wanted at least {num_points}")

@@ -5,12 +5,13 @@ A file has one group a split (``train`` and ``test``; any names are allowed). M 
     points   (M, N, 3)  int16, the coordinate times 32767; or float32
     normals  (M, N, 3)  int8, the component times 127; or float32. Scaled to unit length when read
     label    (M,)       integers that index the root attribute ``classes``
-    part     (M, N)     optional: uint8 that index the root attribute ``part_classes``
+    part     (M, N)     optional: uint8 that index the root attribute ``part_classes``; 255 is unlabelled
     family   (M,)       optional: integers or UTF-8 strings; no family is in two splits of a fair file
     name     (M,)       optional: UTF-8 strings, where the shape came from
 
 Root attributes: ``format`` = "pointsuite.clouds", ``version`` = 1, ``classes`` and ``part_classes`` (lists of
-names), ``licence`` and ``attribution`` (text). Data sets of other formats are converted to this one.
+names), ``up`` ("x", "y" or "z", the axis that points up; "z" where it is missing), ``licence`` and
+``attribution`` (text). Data sets of other formats are converted to this one.
 """
 
 import os
@@ -23,14 +24,24 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from pointsuite.engine.errors import UsageError
+from pointsuite.engine.files import FileError
+from pointsuite.io import PointFileError
+from pointsuite.io.hdf5 import Hdf5File, open_hdf5
+from pointsuite.io.point_file import LARGEST, SMALLEST
+
 FORMAT = "pointsuite.clouds"
 VERSION = 1
 POINT_SCALE = 32767
 NORMAL_SCALE = 127
 MIN_NORMAL = 0.5  # shortest normal that still is a unit normal rounded to int8 (shortest then: about 0.98)
+MAX_NORMAL = 2.0
+AXES = ("x", "y", "z")
+UNLABELLED = 255  # part of a point that has none
+IGNORED = -100  # the same in a sample: PyTorch's losses leave such points out
 
 
-class DatasetError(ValueError):
+class DatasetError(UsageError):
     """Data that cannot be used; one line that names the file, the split, the key and the row."""
 
 
@@ -61,10 +72,12 @@ class FileInfo:
     part_classes: tuple[str, ...] = ()
     licence: str = ""
     attribution: str = ""
+    up: str = "z"
 
 
 _DTYPES = {"points": ("int16", "float32"), "normals": ("int8", "float32"), "part": ("uint8",)}
 _KINDS = {"label": ("iu", "integers"), "family": ("iuU", "integers or strings"), "name": ("U", "strings")}
+_BLOCK = 256  # clouds whose normals are checked at once
 _CHUNK = 32  # clouds compressed together: more gain little
 
 
@@ -100,13 +113,15 @@ def validate_clouds(clouds: Clouds, info: FileInfo, where: str) -> None:
 
     Raises:
         DatasetError: wrong shape or dtype, no cloud, a label or part out of range, a coordinate or normal
-            that is not finite, a normal of no length.
+            that is not finite, a normal of no length or of far more than 1, coordinates whose products
+            float32 cannot hold, a cloud that was never written (all zero), a name that comes twice.
     """
 
     def fail(key: str, problem: str, bad_rows: np.ndarray | None = None):
         row = "" if bad_rows is None else f", row {int(np.flatnonzero(bad_rows)[0])}"
         raise DatasetError(f"{where}, key '{key}'{row}: {problem}")
 
+    check_info(info, where)
     shape = clouds.points.shape
     if len(shape) != 3 or shape[2] != 3 or 0 in shape:
         fail("points", f"shape {shape}, wanted (M, N, 3) with M and N at least 1")
@@ -126,7 +141,10 @@ def validate_clouds(clouds: Clouds, info: FileInfo, where: str) -> None:
         value = getattr(clouds, key)
         if value is None:
             continue
-        outside = ((value < 0) | (value >= len(names))).reshape(len(value), -1)
+        outside = (value < 0) | (value >= len(names))
+        if key == "part":
+            outside &= value != UNLABELLED
+        outside = outside.reshape(len(value), -1)
         if outside.any():
             bad = value.reshape(outside.shape)[outside][0]
             fail(key, f"{bad} is out of range, wanted 0 to {len(names) - 1}", outside.any(1))
@@ -135,11 +153,32 @@ def validate_clouds(clouds: Clouds, info: FileInfo, where: str) -> None:
         infinite = ~np.isfinite(value).all((1, 2))
         if infinite.any():
             fail(key, "holds NaN or infinity", infinite)
-    least = MIN_NORMAL * (NORMAL_SCALE if clouds.normals.dtype == np.int8 else 1)
-    components = clouds.normals.astype(np.float32)
-    short = ((components**2).sum(-1) < least**2).any(1)
-    if short.any():
-        fail("normals", "a normal has no length, wanted unit vectors", short)
+    if shape[1] > 1 and (unwritten := ~clouds.points.any((1, 2))).any():
+        fail("points", "all coordinates are 0, as of data that was never written", unwritten)
+    low, high = (function(clouds.points, axis=1).astype(np.float64) for function in (np.min, np.max))
+    extent = (high - low).max(1)
+    wide = (np.maximum(-low, high).max(1) > LARGEST) | ((extent > 0) & (extent < SMALLEST))
+    if clouds.points.dtype != np.int16 and wide.any():
+        fail("points", f"wanted coordinates up to {LARGEST:g}, and an extent of {SMALLEST:g} at least", wide)
+    unit = NORMAL_SCALE if clouds.normals.dtype == np.int8 else 1
+    length = np.empty(shape[:2], np.float32)
+    for first in range(0, len(length), _BLOCK):
+        rows = slice(first, first + _BLOCK)
+        with np.errstate(over="ignore"):
+            length[rows] = np.linalg.norm(clouds.normals[rows].astype(np.float32) / unit, axis=2)
+    for problem, bad in (("no length", length < MIN_NORMAL), ("a length above 2", ~(length <= MAX_NORMAL))):
+        if bad.any():
+            fail("normals", f"a normal has {problem}, wanted unit vectors", bad.any(1))
+
+
+def check_info(info: FileInfo, where: str) -> None:
+    """Raise DatasetError where names come twice or are empty, or no axis is up."""
+    for key in ("classes", "part_classes"):
+        names = getattr(info, key)
+        if len(set(names)) < len(names) or "" in names:
+            raise DatasetError(f"{where}: attribute '{key}' is {list(names)[:12]}, wanted different names")
+    if info.up not in AXES:
+        raise DatasetError(f"{where}: attribute 'up' is {info.up!r}, wanted one of {', '.join(AXES)}")
 
 
 def write_clouds(
@@ -162,7 +201,7 @@ def write_clouds(
     try:
         with h5py.File(temporary, "w") as file:
             file.attrs.update(format=FORMAT, version=VERSION)
-            file.attrs.update(licence=info.licence, attribution=info.attribution)
+            file.attrs.update(licence=info.licence, attribution=info.attribution, up=info.up)
             for key in ("classes", "part_classes"):
                 file.attrs[key] = np.array(getattr(info, key), dtype=h5py.string_dtype())
             for split, clouds in splits.items():
@@ -211,18 +250,17 @@ def read_clouds(path: str | os.PathLike, split: str) -> tuple[Clouds, FileInfo]:
     """
     with _open(path) as file:
         info = _info(file, path)
-        if not isinstance(file.get(split), h5py.Group):
-            raise DatasetError(f"{path}: no split '{split}', the file has {sorted(file)}")
+        if split not in (splits := file.names()):
+            raise DatasetError(f"{path}: no split '{split}', the file has {splits}")
         where, arrays = f"{path}: split '{split}'", {}
+        names = file.names(split)
         for key, field in Clouds.__dataclass_fields__.items():
-            if key not in file[split]:
+            if key not in names:
                 if field.default is None:
                     continue
-                raise DatasetError(f"{where}: key '{key}' is missing, the split has {sorted(file[split])}")
+                raise DatasetError(f"{where}: key '{key}' is missing, the split has {names}")
             try:
-                dataset = file[split][key]
-                text = h5py.check_string_dtype(dataset.dtype) is not None
-                arrays[key] = np.array(dataset.asstr()[()], dtype=str) if text else dataset[()]
+                arrays[key] = file.read(f"{split}/{key}")
             except Exception as error:
                 raise DatasetError(f"{where}, key '{key}': cannot be read ({_line(error)})") from error
     clouds = Clouds(**arrays)
@@ -231,33 +269,44 @@ def read_clouds(path: str | os.PathLike, split: str) -> tuple[Clouds, FileInfo]:
 
 
 @contextmanager
-def _open(path: str | os.PathLike) -> Iterator[h5py.File]:
-    if not Path(path).is_file():
+def _open(path: str | os.PathLike) -> Iterator[Hdf5File]:
+    try:
+        with open_hdf5(path) as file:
+            yield file
+    except FileError as error:
+        if Path(path).exists():
+            raise DatasetError(str(error)) from None
         raise FileNotFoundError(
             f"{path}: no such file; `python tools/prepare_dataset.py --help` says how data files are made"
-        )
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except DatasetError:
-        raise
-    except Exception as error:  # damaged bytes make h5py raise anything, down to RuntimeError
+        ) from None
+    except PointFileError as error:
         raise DatasetError(f"{path}: truncated, damaged or not an HDF5 file ({_line(error)})") from error
 
 
-def _info(file: h5py.File, path: str | os.PathLike) -> FileInfo:
-    attributes = dict(file.attrs)
+def _info(file: Hdf5File, path: str | os.PathLike) -> FileInfo:
+    attributes = dict(file.file.attrs)
     found = (attributes.get("format"), attributes.get("version"))
-    if found != (FORMAT, VERSION):
+    if not (isinstance(found[0], str) and found[0] == FORMAT and np.array_equal(found[1], VERSION)):
         raise DatasetError(
             f"{path}: format and version are {found}, wanted {(FORMAT, VERSION)}: "
             "a file written by pointsuite.datasets.write_clouds"
         )
+    values = {}
     for key in FileInfo.__dataclass_fields__:
         if key not in attributes:
+            if key == "up":  # of files from before there was one
+                continue
             raise DatasetError(f"{path}: root attribute '{key}' is missing, found {sorted(attributes)}")
-    names = {key: tuple(str(name) for name in attributes[key]) for key in ("classes", "part_classes")}
-    return FileInfo(**names, licence=str(attributes["licence"]), attribution=str(attributes["attribution"]))
+        names, value = key in ("classes", "part_classes"), attributes[key]
+        if names and np.size(value) == 0:
+            value = ()
+        elif not (all(isinstance(each, str) for each in np.ravel(value)) and np.ndim(value) == int(names)):
+            wanted = "a list of names" if names else "text"
+            raise DatasetError(f"{path}: root attribute '{key}' is {str(value)[:60]!r}, wanted {wanted}")
+        values[key] = tuple(str(name) for name in value) if names else str(value)
+    info = FileInfo(**values)
+    check_info(info, str(path))
+    return info
 
 
 def _line(error: BaseException) -> str:

@@ -13,21 +13,20 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import cKDTree
 
+from pointsuite.engine.files import walk_files
+from pointsuite.io import MESH_SUFFIXES as SUFFIXES
+from pointsuite.io import read_mesh as read_file
 from pointsuite.io import sample_surface
-from pointsuite.io.mesh import read_obj, read_off
-from pointsuite.io.ply import read_ply
 
 from . import convert
 from .convert import Entry, Shape, Source
 from .layout import DatasetError
 
 HELP = "a folder of meshes (.off .obj .ply): <split>/<class>/file, <class>/<split>/file or <class>/file"
-SUFFIXES = (".off", ".obj", ".ply")
 SAMPLINGS = ("uniform", "fps", "poisson")
 SPLITS = ("train", "training", "trainval", "val", "validation", "test", "testing")
 WHOLE = "all"  # the split of files that are in none
 INIT_FACTOR = 5
-_READERS = {".off": read_off, ".obj": read_obj, ".ply": read_ply}
 
 
 class MeshFile(NamedTuple):
@@ -52,7 +51,9 @@ def find_files(
     Raises:
         DatasetError: nothing there, folders in no known order, or a folder that is none of ``classes``.
     """
-    files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in suffixes]
+    if not root.is_dir():
+        raise DatasetError(f"{root}: found {'a file' if root.exists() else 'nothing'}, wanted a folder")
+    files = [path for path in walk_files(root) if path.suffix.lower() in suffixes]
     if not files:
         source.missing(f"{root}: no file {' or '.join(suffixes)} there")
     folders = [path.relative_to(root).parts[:-1] for path in files]
@@ -82,19 +83,50 @@ def find_files(
     return {split: splits[split] for split in (WHOLE, *SPLITS) if split in splits}, classes
 
 
+def split_objects(
+    splits: dict[str, list[Entry]], classes: Sequence[str], share: float | None, seed: int
+) -> tuple[dict[str, list[Entry]], str]:
+    """Splits train and test of files that are in none, and a hint where that is not asked for.
+
+    An object is what files of one name but for the suffix show; it is in one split only. Each class has
+    objects in both.
+
+    Raises:
+        DatasetError: a share that is not between 0 and 1, files that are in splits already, a class of one
+            object.
+    """
+    if share is None:
+        hint = "\nthere is no split train or test: --test 0.2 makes them, or folders of these names"
+        return splits, hint if list(splits) == [WHOLE] else ""
+    if not 0 < share < 1:
+        raise DatasetError(f"--test is {share}, wanted a share between 0 and 1")
+    if list(splits) != [WHOLE]:
+        raise DatasetError(f"--test is {share}, but the folders have the splits {', '.join(splits)}")
+    found: dict[str, list[Entry]] = {"train": [], "test": []}
+    for label, name in enumerate(classes):
+        objects: dict[Path, list[Entry]] = {}
+        for entry in splits[WHOLE]:
+            if entry.label == label:
+                objects.setdefault(entry.path.with_suffix(""), []).append(entry)
+        if len(objects) < 2:
+            raise DatasetError(f"class '{name}': {len(objects)} object, wanted 2 at least for --test")
+        order = np.random.default_rng([seed, label]).permutation(len(objects))
+        tested = set(order[: min(max(round(share * len(objects)), 1), len(objects) - 1)])
+        for row, entries in enumerate(objects.values()):
+            found["test" if row in tested else "train"] += entries
+    return found, ""
+
+
 def read_mesh(file: MeshFile) -> Shape:
     """Points and normals of one mesh; raises ValueError."""
-    mesh = _READERS[file.path.suffix.lower()](file.path.read_bytes())
-    vertices, faces = np.asarray(mesh["points"], np.float64), mesh.get("faces", ())
-    if not len(faces):
-        raise ValueError("found no faces, wanted a mesh")
+    vertices, faces, notes = read_file(file.path)
     more = 1 if file.sampling == "uniform" else INIT_FACTOR
     points, normals = sample_surface(vertices, faces, more * file.num_points, file.seed).values()
     if file.sampling == "poisson":
         a, b, c = vertices[faces].swapaxes(0, 1)
         rows = poisson_disk(points, np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2, file.num_points)
         points, normals = points[rows], normals[rows]
-    return Shape(points, file.label, file.name, normals)
+    return Shape(points, file.label, file.name, normals, notes=notes)
 
 
 def poisson_disk(points: np.ndarray, area: float, num_points: int) -> np.ndarray:
@@ -122,10 +154,14 @@ def poisson_disk(points: np.ndarray, area: float, num_points: int) -> np.ndarray
 
 
 def add_sampling_arguments(
-    parser: argparse.ArgumentParser, name: str, root: str, samplings: Sequence[str] = SAMPLINGS
+    parser: argparse.ArgumentParser,
+    name: str,
+    root: str,
+    samplings: Sequence[str] = SAMPLINGS,
+    up: str = "z",
 ) -> None:
     """The options of converters that read meshes."""
-    convert.add_arguments(parser, name, samplings=samplings, root=root)
+    convert.add_arguments(parser, name, samplings=samplings, root=root, up=up)
 
 
 def prepare_meshes(
@@ -133,20 +169,34 @@ def prepare_meshes(
     source: Source,
     classes: Sequence[str] | None = None,
     counts: Mapping[str, int] | None = None,
+    up: str = "z",
 ) -> str:
     """Convert the meshes below ``args.root``; see :func:`pointsuite.datasets.convert.prepare`."""
     found, classes = find_files(args.root, SUFFIXES, source, classes)
+    found, hint = split_objects(found, classes, getattr(args, "test", None), args.seed)
     splits = {
         split: [MeshFile(*entry, args.num_points, args.sampling, args.seed) for entry in entries]
         for split, entries in found.items()
     }
-    return convert.prepare(args, splits, read_mesh, source, classes, counts=counts)
+    return convert.prepare(args, splits, read_mesh, source, classes, counts=counts, up=up) + hint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling_arguments(parser, "meshes", "the folder")
-    parser.add_argument("--licence", default="", help="of the meshes, noted in the file")
-    parser.add_argument("--attribution", default="", help="of the meshes, noted in the file")
+    add_folder_arguments(parser)
+
+
+def add_folder_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of folders that anyone may have made."""
+    parser.add_argument(
+        "--test",
+        type=float,
+        metavar="SHARE",
+        help="of <class>/file, the share of each class's objects that becomes the split test, drawn with "
+        "--seed; the others are the split train",
+    )
+    parser.add_argument("--licence", default="", help="of the files, noted in the data set")
+    parser.add_argument("--attribution", default="", help="of the files, noted in the data set")
 
 
 def prepare(args: argparse.Namespace) -> str:

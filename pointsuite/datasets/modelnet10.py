@@ -7,6 +7,8 @@ Three releases will do:
 - an .npz of occupancy grids: X_train and X_test (M, D, D, D), y_train and y_test (M,). Points are drawn from
   the faces between full and empty cells; their normals have six directions, so that results compare with no
   published ones. Grids without a full cell are left out.
+
+z is up in meshes and grids, y in the clouds of modelnet40_normal_resampled.
 """
 
 import argparse
@@ -16,7 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import convert, mesh_folder
+from pointsuite.engine.files import read_bytes
+from pointsuite.io import PointFileError
+from pointsuite.io.arrays import load_npz
+
+from . import convert, mesh_folder, modelnet40
 from .convert import Shape, Source
 from .layout import DatasetError
 from .modelnet40 import read_text, text_splits
@@ -86,10 +92,10 @@ def read_grid(grid: Grid) -> Shape:
 
 def voxel_splits(path: Path, num_points: int, seed: int) -> tuple[dict[str, Sequence[Grid]], list[str]]:
     """Grids of the splits, and a line for each that was left out because it is empty."""
+    keys = [f"{letter}_{split}" for split in COUNTS for letter in "Xy"]
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for split in COUNTS for key in (f"X_{split}", f"y_{split}")}
-    except Exception as error:  # a damaged archive makes numpy raise anything
+        arrays = load_npz(read_bytes(path), keys)
+    except PointFileError as error:
         raise DatasetError(f"{path}: not an .npz of X_train, y_train, X_test and y_test ({error})") from error
     splits, left_out = {}, []
     for split in COUNTS:
@@ -127,5 +133,5 @@ def prepare(args: argparse.Namespace) -> str:
     if (args.root / "modelnet10_train.txt").is_file():
         args.sampling = "random" if args.sampling == "uniform" else "fps"
         splits = text_splits(args.root, "modelnet10", CLASSES, SOURCE)
-        return convert.prepare(args, splits, read_text, SOURCE, CLASSES, counts=COUNTS)
+        return convert.prepare(args, splits, read_text, SOURCE, CLASSES, counts=COUNTS, up=modelnet40.UP)
     return mesh_folder.prepare_meshes(args, SOURCE, classes=CLASSES, counts=COUNTS)

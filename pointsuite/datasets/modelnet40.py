@@ -9,6 +9,7 @@ Either release will do, the first that the folder holds:
 
 RISurConv takes the first, chooses 1024 points by farthest point sampling once, then normalises. Its sampling
 starts at a random point; here it starts at the first, which is no less arbitrary and the same each time.
+In both releases y is up (z is in ModelNet's meshes).
 """
 
 import argparse
@@ -31,6 +32,7 @@ CLASSES = (
 )
 # fmt: on
 COUNTS = {"train": 9843, "test": 2468}
+UP = "y"
 HDF5_COUNTS = {"train": 9840, "test": 2468}
 SOURCE = Source(
     name="ModelNet40",
@@ -104,17 +106,16 @@ def hdf5_shapes(path: Path) -> list[Shape]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    convert.add_arguments(
-        parser, "modelnet40", root="the folder modelnet40_normal_resampled or modelnet40_ply_hdf5_2048"
-    )
+    root = "the folder modelnet40_normal_resampled or modelnet40_ply_hdf5_2048"
+    convert.add_arguments(parser, "modelnet40", root=root, up=UP)
 
 
 def prepare(args: argparse.Namespace) -> str:
     """Make the file that ``args`` asks for; returns a table of what is in it."""
     if (args.root / "modelnet40_train.txt").is_file():
         splits = text_splits(args.root, "modelnet40", CLASSES, SOURCE)
-        return convert.prepare(args, splits, read_text, SOURCE, CLASSES, counts=COUNTS)
+        return convert.prepare(args, splits, read_text, SOURCE, CLASSES, counts=COUNTS, up=UP)
     if (args.root / "train_files.txt").is_file():
         splits = hdf5_splits(args.root)
-        return convert.prepare(args, splits, convert.same, SOURCE, CLASSES, counts=HDF5_COUNTS)
+        return convert.prepare(args, splits, convert.same, SOURCE, CLASSES, counts=HDF5_COUNTS, up=UP)
     SOURCE.missing(f"{args.root}: neither modelnet40_train.txt nor train_files.txt is there")

@@ -9,9 +9,9 @@ import torch
 from mmengine.dataset import Compose
 from torch.utils.data import Dataset
 
-from pointsuite.engine.registry import DATASETS, TRANSFORMS
+from pointsuite.registry import DATASETS, TRANSFORMS
 
-from .layout import DatasetError, decode_normals, decode_points, read_clouds
+from .layout import IGNORED, UNLABELLED, DatasetError, decode_normals, decode_points, read_clouds
 
 
 @DATASETS.register_module()
@@ -19,9 +19,10 @@ class PointCloudDataset(Dataset):
     """One split of a file, held in memory as the stored integers and checked whole when constructed.
 
     A sample is a dict: ``points`` float32 (N, 3), ``normals`` float32 (N, 3) of unit length, ``label`` int,
-    ``part`` int64 (N,) and ``name`` str where the file has them, ``index`` int, and ``rng``, the only source
-    of randomness of the transforms. ``rng`` depends on (seed, epoch, index) alone, so a run that was resumed
-    sees what an unbroken one sees, with any number of workers.
+    ``part`` int64 (N,), -100 where unlabelled, and ``name`` str where the file has them, ``index`` int,
+    ``up`` "x", "y" or "z", and ``rng``, the only source of randomness of the transforms. ``rng`` depends on
+    (seed, epoch, index) alone, so a run that was resumed sees what an unbroken one sees, with any number of
+    workers.
 
     Args:
         data_file: HDF5 file.
@@ -54,6 +55,7 @@ class PointCloudDataset(Dataset):
         self.metainfo = {
             "classes": tuple(classes or info.classes),
             "part_classes": info.part_classes,
+            "up": info.up,
             "num_points": clouds.points.shape[1],
             "data_file": str(data_file),
             "split": split,
@@ -97,10 +99,12 @@ class PointCloudDataset(Dataset):
             "normals": decode_normals(clouds.normals[index]),
             "label": int(clouds.label[index]),
             "index": index,
+            "up": self.metainfo["up"],
             "rng": self.rng(index),
         }
         if clouds.part is not None:
-            sample["part"] = clouds.part[index].astype(np.int64)
+            part = clouds.part[index].astype(np.int64)
+            sample["part"] = np.where(part == UNLABELLED, IGNORED, part)
         if clouds.name is not None:
             sample["name"] = str(clouds.name[index])
         return sample

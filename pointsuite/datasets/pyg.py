@@ -12,50 +12,58 @@ import numpy as np
 import torch
 from mmengine.dataset import Compose
 
-from pointsuite.engine.registry import DATASETS, TRANSFORMS
+from pointsuite.io.point_file import checked
+from pointsuite.registry import DATASETS, TRANSFORMS
 
-from .layout import DatasetError
+from .layout import AXES, IGNORED, UNLABELLED, DatasetError
 from .point_cloud_dataset import PointCloudDataset
 
 
-def from_pyg(data, *, index: int = 0, rng: np.random.Generator | None = None) -> dict:
+def from_pyg(
+    data, *, normals: str = "normal", index: int = 0, rng: np.random.Generator | None = None
+) -> dict:
     """Turn a `torch_geometric.data.Data` of one cloud into a sample of our transforms.
 
     Args:
-        data: `pos` (N, 3); optional `normal` (N, 3), or else `x` of three columns, which holds the normals
-            in ShapeNet; optional `category` or `y` of one element, the label; `part` or `y` (N,), the parts;
-            optional `name`. Normals are brought to unit length.
+        data: `pos` (N, 3); optional `normal` (N, 3); optional `category` or `y` of one element, the label;
+            `part` or `y` (N,), the parts, of which those below 0 and 255 are unlabelled; optional `name`.
+            Normals are brought to unit length. `x` holds features, which samples do not have.
+        normals: the attribute with the normals; "x" in PyTorch Geometric's ShapeNet.
         index: the sample's.
         rng: source of the transforms' randomness; by default seeded with (0, 0, index).
 
     Returns:
-        `points`, `index`, `rng`, and what the data holds of `normals`, `label`, `part` and `name`.
+        `points`, `index`, `rng`, and what the data holds of `normals`, `label`, `part` and `name`; `offset`,
+        float64 (3,), where points were so far from the origin that float32 would have rounded them.
 
     Raises:
-        ValueError: pos, the normals, the label or the parts have another shape.
+        DatasetError: pos, the normals, the label or the parts have another shape, are not finite, or a label
+            or part is no whole number; no attribute of the name in `normals`, where that is not "normal".
     """
-    points = _rows("pos", data.pos)
-    sample = {"points": points, "index": index}
+    pos = _rows("pos", data.pos)
+    given = getattr(data, normals, None)
+    if given is None and normals != "normal":
+        raise DatasetError(f"normals must be an attribute of the data, found no {normals!r}")
+    cloud = checked(pos, None if given is None else _rows("normals", given, len(pos)))
+    sample = {"points": cloud.points, "index": index}
     sample["rng"] = np.random.default_rng([0, 0, index]) if rng is None else rng
-    normals = getattr(data, "normal", None)
-    x = getattr(data, "x", None)
-    if normals is None and x is not None and x.ndim == 2 and x.shape[1] == 3:
-        normals = x
-    if normals is not None:
-        normals = _rows("normals", normals, len(points))
-        length = np.linalg.norm(normals, axis=1, keepdims=True)
-        sample["normals"] = normals / np.where(length > 0, length, 1)
+    if cloud.normals is not None:
+        sample["normals"] = cloud.normals
+    if cloud.offset.any():
+        sample["offset"] = cloud.offset
+    points = cloud.points
     label, part = getattr(data, "y", None), getattr(data, "part", None)
     if part is None and label is not None and label.numel() == len(points) > 1:
         label, part = None, label
     label = getattr(data, "category", None) if label is None else label
     for name, value, count in (("label", label, 1), ("part", part, len(points))):
         if value is not None and value.numel() != count:
-            raise ValueError(f"{name} must hold {count} numbers, found shape {tuple(value.shape)}")
+            raise DatasetError(f"{name} must hold {count} numbers, found shape {tuple(value.shape)}")
     if label is not None:
-        sample["label"] = int(label)
+        sample["label"] = int(_whole("label", label)[0])
     if part is not None:
-        sample["part"] = part.detach().cpu().numpy().astype(np.int64).reshape(-1)
+        part = _whole("part", part)
+        sample["part"] = np.where((part < 0) | (part == UNLABELLED), IGNORED, part)
     if getattr(data, "name", None) is not None:
         sample["name"] = str(data.name)
     return sample
@@ -108,6 +116,8 @@ class PyGDataset(PointCloudDataset):
     Args:
         dataset: anything with a length whose items :func:`from_pyg` takes.
         pipeline, seed, test_mode: as for :class:`PointCloudDataset`.
+        normals: as for :func:`from_pyg`.
+        up: the axis that points up, "x", "y" or "z".
         classes: names of the labels; numbers by default.
 
     Raises:
@@ -120,15 +130,20 @@ class PyGDataset(PointCloudDataset):
         pipeline: Sequence[dict | Callable] = (),
         *,
         classes: Sequence[str] | None = None,
+        normals: str = "normal",
+        up: str = "z",
         seed: int = 0,
         test_mode: bool = False,
     ):
+        if up not in AXES:
+            raise DatasetError(f"up is {up!r}, wanted one of {', '.join(AXES)}")
         if not len(dataset):
             raise DatasetError(f"{dataset!r}: 0 clouds, wanted at least 1")
         self.clouds = dataset
         if classes is None:
             classes = [str(label) for label in range(getattr(dataset, "num_classes", 0))]
-        self.metainfo = {"classes": tuple(classes)}
+        self.normals = normals
+        self.metainfo = {"classes": tuple(classes), "up": up}
         self.pipeline = Compose([TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipeline])
         self.seed = seed
         self.test_mode = test_mode
@@ -138,12 +153,22 @@ class PyGDataset(PointCloudDataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range, the dataset has {len(self)} clouds")
         index %= len(self)
-        return from_pyg(self.clouds[index], index=index, rng=self.rng(index))
+        sample = from_pyg(self.clouds[index], normals=self.normals, index=index, rng=self.rng(index))
+        return {**sample, "up": self.metainfo["up"]}
 
 
 def _rows(name: str, values: torch.Tensor, count: int | None = None) -> np.ndarray:
     wanted = (values.shape[0] if count is None else count, 3)
     if tuple(values.shape) != wanted:
         rows = "N" if count is None else count
-        raise ValueError(f"{name} must have shape ({rows}, 3), found {tuple(values.shape)}")
-    return values.detach().cpu().numpy().astype(np.float32)
+        raise DatasetError(f"{name} must have shape ({rows}, 3), found {tuple(values.shape)}")
+    return values.detach().cpu().numpy()
+
+
+def _whole(name: str, values: torch.Tensor) -> np.ndarray:
+    """int64 (N,); DatasetError where they are no whole numbers."""
+    numbers = values.detach().cpu().numpy().reshape(-1)
+    if numbers.dtype.kind not in "iuf" or not (np.floor(numbers) == numbers).all():
+        wrong = numbers if numbers.dtype.kind not in "iuf" else numbers[np.floor(numbers) != numbers]
+        raise DatasetError(f"{name} must be whole numbers, found {wrong[0]} of type {values.dtype}")
+    return numbers.astype(np.int64)

@@ -2,7 +2,7 @@
 
 The release ``h5_files`` has folders main_split and split1 to split4, each also without background
 (main_split_nobg, ...), of pairs training_objectdataset{suffix}.h5 and test_objectdataset{suffix}.h5 with data
-(M, 2048, 3) and label (M,).
+(M, 2048, 3) and label (M,); y is up.
 
 RISurConv chooses 1024 points by farthest point sampling from the first on, keeps the coordinates as they are,
 and estimates normals from the 32 nearest points with the eigensolver's sign (``--orient none``). Here they
@@ -79,7 +79,7 @@ def read_file(path: Path) -> list[Shape]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    convert.add_arguments(parser, "scanobjectnn", root="the folder h5_files, or the one it is in")
+    convert.add_arguments(parser, "scanobjectnn", root="the folder h5_files, or the one it is in", up="y")
     parser.add_argument("--variant", default="PB_T50_RS", help=f"one of {', '.join(VARIANTS)}")
     parser.add_argument("--split", default="main_split", help=f"one of {', '.join(SPLITS)}")
     parser.add_argument(
@@ -93,4 +93,6 @@ def prepare(args: argparse.Namespace) -> str:
     splits = {split: read_file(path) for split, path in files.items()}
     published = args.split == "main_split" and not args.no_background
     counts = COUNTS.get(args.variant) if published else None
-    return convert.prepare(args, splits, convert.same, SOURCE, CLASSES, counts=counts, normalize="never")
+    return convert.prepare(
+        args, splits, convert.same, SOURCE, CLASSES, counts=counts, normalize="never", up="y"
+    )

@@ -8,16 +8,19 @@ Either release will do, the first that the folder holds:
 - ``hdf5_data``: lists {train,val,test}_hdf5_file_list.txt of HDF5 files with data (M, 2048, 3), label (M, 1)
   and pid (M, 2048), without normals: they are estimated.
 
+In both y is up.
+
 RISurConv trains on train and val together, the split "trainval" here. It normalises each shape whole and
 then draws 2048 points with repetition, the same in each epoch; ``--sampling published`` gives that draw. By
 default points are drawn without repetition as far as a shape has as many.
 """
 
 import argparse
-import json
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+
+from pointsuite.engine.files import read_json
 
 from . import convert
 from .convert import Entry, Shape, Source
@@ -84,10 +87,10 @@ def text_splits(root: Path) -> dict[str, list[Entry]]:
         listing = root / "train_test_split" / f"shuffled_{split}_file_list.json"
         if not listing.is_file():
             SOURCE.missing(f"{listing}: no such file")
-        try:
-            names = [PurePosixPath(name) for name in json.loads(listing.read_text())]
-        except (ValueError, TypeError) as error:
-            raise DatasetError(f"{listing}: wanted a JSON list of names ({error})") from error
+        found = read_json(listing)
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise DatasetError(f"{listing}: found {str(found)[:60]!r}, wanted a JSON list of names")
+        names = [PurePosixPath(name) for name in found]
         splits[split] = []
         for row, name in enumerate(names):
             folder = name.parent.name
@@ -142,6 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         num_points=2048,
         samplings=("random", "published", "fps", "first"),
         root="the folder of the text files, or hdf5_data",
+        up="y",
     )
     parser.add_argument("--keep-val", action="store_true", help="splits train and val, not trainval")
 
@@ -158,4 +162,5 @@ def prepare(args: argparse.Namespace) -> str:
     if not args.keep_val:
         for table in (splits, counts):
             table["trainval"] = table.pop("train") + table.pop("val")
-    return convert.prepare(args, splits, read, SOURCE, CLASSES, PART_CLASSES, counts=counts, normalize="all")
+    names = CLASSES, PART_CLASSES
+    return convert.prepare(args, splits, read, SOURCE, *names, counts=counts, normalize="all", up="y")

@@ -7,6 +7,7 @@ lists, tuples). Unpickling anything else runs code that the file chooses, so not
 import hashlib
 import os
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from .errors import CheckpointError, UsageError
+from .files import read_text
+
 PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, read, downloaded or fitted to a model."""
 
 
 # ----------------------------------------------------------------------------------------------- writing
@@ -45,14 +45,26 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        full = _find_errno(error)
+        if full is not None and full.filename is None:  # as "No space left on device": where?
+            raise OSError(full.errno, full.strerror, str(path)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the renaming itself must survive a power cut
     finally:
         os.close(folder)
+
+
+def _find_errno(error: BaseException) -> OSError | None:
+    """The error of the system behind one, as PyTorch hides it while it writes."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def to_plain(value: Any, name: str = "checkpoint") -> Any:
@@ -97,6 +109,48 @@ def save_checkpoint(obj: Any, path: str | os.PathLike) -> None:
         torch.save(plain, file)
 
 
+# ----------------------------------------------------------------------------------------------- finding
+
+
+def find_latest_checkpoint(work_dir: str | os.PathLike) -> Path | None:
+    """The checkpoint that ``work_dir/last_checkpoint`` names, wherever the folder is now; None without one.
+
+    Raises:
+        CheckpointError: it names a file that does not exist, or no file at all.
+    """
+    pointer = Path(work_dir) / "last_checkpoint"
+    if not pointer.exists():
+        return None
+    way_out = "give --resume the checkpoint to continue"
+    try:
+        text = read_text(pointer).strip()
+    except UsageError as error:
+        raise CheckpointError(f"{error}; {way_out}") from error
+    named = Path(text)
+    if not named.name or "\n" in text:
+        raise CheckpointError(f"{pointer}: found {text[:80]!r}, wanted the path of a checkpoint; {way_out}")
+    try:
+        for path in (pointer.with_name(named.name), named):
+            if path.is_file():
+                return path
+    except OSError:  # too long a name
+        pass
+    raise CheckpointError(f"{pointer} names {text[:200]}, which does not exist; {way_out}")
+
+
+def find_checkpoint(path: str) -> str:
+    """The checkpoint that a user names: a file, a URL, or a work dir for its last one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if "://" in path or Path(path).is_file():
+        return path
+    if Path(path).is_dir() and (latest := find_latest_checkpoint(path)):
+        return str(latest)
+    raise UsageError(f"{path}: no such checkpoint")
+
+
 # ----------------------------------------------------------------------------------------------- reading
 
 
@@ -120,9 +174,10 @@ def load_checkpoint(
     size = path.stat().st_size
     if size == 0:
         raise CheckpointError(f"{path}: the file is empty, wanted a checkpoint")
+    _check_archive(path)
     with safe_globals(_numpy_number_globals() if numpy_numbers else []):
         try:
-            return torch.load(path, map_location=map_location, weights_only=True)
+            content = torch.load(path, map_location=map_location, weights_only=True)
         except PermissionError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
         except Exception as error:  # a damaged pickle can raise anything
@@ -134,6 +189,30 @@ def load_checkpoint(
             raise CheckpointError(
                 f"{path}: truncated, or not a file of torch.save ({size} bytes; {type(error).__name__})"
             ) from error
+    if isinstance(content, Mapping) and "state_dict" in content:
+        meta = content.get("meta")
+        if meta is not None and not (isinstance(meta, Mapping) and all(isinstance(key, str) for key in meta)):
+            raise CheckpointError(f"{path}: meta: found a {type(meta).__name__}, wanted a dict of names")
+    return content
+
+
+def _check_archive(path: Path) -> None:
+    """Compare what a zip file holds with the checksums in it, which PyTorch does not.
+
+    Raises:
+        CheckpointError: they differ, or its records are packed, which torch.save never does.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if packed := [item.filename for item in archive.infolist() if item.compress_type]:
+                raise CheckpointError(f"{path}: {packed[0]} is compressed, wanted a file of torch.save")
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        return  # older than PyTorch 1.6, or damaged: torch.load says so
+    if damaged is not None:
+        raise CheckpointError(f"{path}: damaged: {damaged} does not fit its checksum; copy the file anew")
 
 
 def _refused_classes(path: Path, error: Exception) -> list[str]:
@@ -213,7 +292,30 @@ def find_state_dict(checkpoint: Any, name: str = "checkpoint") -> dict[str, Tens
     if not values or not all(isinstance(value, Tensor) for value in values):
         found = f"the keys {list(state)[:8]}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
         raise CheckpointError(f"{name}: holds {found}, wanted a state dict, bare or under 'state_dict'")
+    check_tensors(state, name)
     return strip_prefix(state, "module.")
+
+
+def check_tensors(state_dict: Mapping[str, Tensor], name: str = "state dict") -> None:
+    """Refuse what no weights of a network are.
+
+    Raises:
+        CheckpointError: a key that is no text; a tensor that is sparse, quantised or without data; NaN;
+            variances below zero. It names the key.
+    """
+    for key, value in state_dict.items():
+        if not isinstance(key, str):
+            raise CheckpointError(f"{name}: found the key {key!r}, wanted names of parameters")
+        if not isinstance(value, Tensor):
+            continue
+        kind = "quantised" if value.is_quantized else str(value.layout).removeprefix("torch.")
+        if kind != "strided" or value.device.type == "meta":
+            kind = kind if kind != "strided" else "without data"
+            raise CheckpointError(f"{name}: {key}: found a tensor that is {kind}, wanted a dense one")
+        if (value.is_floating_point() or value.is_complex()) and value.isnan().any():
+            raise CheckpointError(f"{name}: {key}: found NaN, wanted numbers: training had failed before")
+        if key.endswith("running_var") and value.is_floating_point() and (value < 0).any():
+            raise CheckpointError(f"{name}: {key}: found {value.min().item():.4g}, wanted variances from 0")
 
 
 def strip_prefix(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -223,14 +325,41 @@ def strip_prefix(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Ten
     return dict(state_dict)
 
 
+def take_network(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Of a run's weights those of its network, named as ``model`` names them, bare or under ``network.``.
+
+    A run keeps the network beside its data preprocessor and its loss, whose constants come from its config.
+    Those of ``model`` stay as they are.
+    """
+    wanted = model.state_dict()
+    in_shell = any(key.startswith("network.") for key in wanted)
+    state = {key: value for key, value in state_dict.items() if not key.startswith("data_preprocessor.")}
+    inside = {key: value for key, value in state.items() if key.startswith("network.")} or state
+    bare = strip_prefix(inside, "network.")
+    if in_shell:
+        kept = {key: value for key, value in wanted.items() if not key.startswith("network.")}
+        kept |= {key: value for key, value in state.items() if key in kept}
+        return {**kept, **{f"network.{key}": value for key, value in bare.items()}}
+    kept = {key: value for key, value in wanted.items() if key.startswith("data_preprocessor.")}
+    return {**kept, **(state if all(key in wanted for key in state) else bare)}
+
+
+def count_parts(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    """How many parts have weights, by the name that follows ``prefix`` in the keys."""
+    return len({k.removeprefix(prefix).partition(".")[0] for k in state_dict if k.startswith(prefix)})
+
+
 def load_state_dict(
     model: nn.Module, state_dict: Mapping[str, Any], strict: bool = True, name: str = "state dict"
 ) -> tuple[list[str], list[str]]:
     """Copy ``state_dict`` into ``model``; returns the missing and the unexpected keys, as PyTorch does.
 
     Raises:
-        CheckpointError: a shape differs or, if ``strict``, a key is missing or unexpected; it says which.
+        CheckpointError: a shape or the kind of numbers differs, numbers are not finite (see
+            :func:`check_tensors`) or, if ``strict``, a key is missing or unexpected; it says which.
     """
+    check_tensors(state_dict, name)
+    _check_numbers(model, state_dict, name)
     try:
         return tuple(model.load_state_dict(state_dict, strict))
     except RuntimeError as error:
@@ -249,6 +378,22 @@ def load_state_dict(
         raise CheckpointError(
             f"{name} does not fit {type(model).__name__}: {'; '.join(listed) or str(error)}"
         ) from error
+
+
+def _check_numbers(model: nn.Module, state_dict: Mapping[str, Any], name: str) -> None:
+    """Floating-point, complex and other numbers do not become each other; infinity stays in constants."""
+    for key, wanted in model.state_dict().items():
+        found = state_dict.get(key)
+        if not isinstance(found, Tensor) or not isinstance(wanted, Tensor):
+            continue
+        if (found.is_floating_point(), found.is_complex()) != (
+            wanted.is_floating_point(),
+            wanted.is_complex(),
+        ):
+            kinds = (str(value.dtype).removeprefix("torch.") for value in (found, wanted))
+            raise CheckpointError("{}: {}: found {}, wanted {}".format(name, key, *kinds))
+        if found.is_floating_point() and found.isinf().any() and not wanted.isinf().any():
+            raise CheckpointError(f"{name}: {key}: found infinity, wanted finite numbers")
 
 
 def rename_keys(

@@ -1,58 +1,84 @@
-"""What ``tools/train.py`` and ``tools/test.py`` share: options, config, runner, and errors of one line."""
+"""What the command lines share: options, config, model, runner, and errors of one line.
+
+Nothing heavy is imported before options are parsed: ``--help`` must not wait for PyTorch.
+"""
 
 import argparse
 import difflib
-import inspect
 import os
 import sys
-import tokenize
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import mmengine.runner
-import torch
-from mmengine.config import Config, DictAction
-from mmengine.dist import is_distributed
+from .errors import UsageError, explain, write_report
 
-from .checkpoint import CheckpointError
-from .hooks import NonFiniteLossError
-from .runner import Runner, find_latest_checkpoint
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from torch import nn
 
-# keys that MMEngine's Runner takes from the config itself
-READ_FROM_CONFIG = (
-    "activation_checkpointing",
-    "compile",
-    "efficient_conv_bn_eval",
-    "find_unused_parameters",
-    "model_wrapper_cfg",
-    "sync_bn",
-)
+    from .runner import Runner
 
-
-class UsageError(ValueError):
-    """The command line or the config asks for something that cannot be done."""
+_current: dict[str, Any] = {}  # the config of this command and its file, for errors
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser that keeps the lines of its description, and whose errors are one line."""
+
+    def __init__(self, *args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs):
+        super().__init__(*args, formatter_class=formatter_class, **kwargs)
+        shown = "show the whole report of an error"
+        self.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=shown)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-class KeyValue(DictAction):
-    """``KEY=VALUE ...`` as MMEngine reads it, with an error that shows what was wrong."""
+class KeyValue(argparse.Action):
+    """``KEY=VALUE ...`` as MMEngine's DictAction reads it, with an error that shows what was wrong."""
 
     def __call__(self, parser, namespace, values, option_string=None):
+        from mmengine.config import DictAction
+
         for value in values:
             key, equals, _ = value.partition("=")
             if not (key and equals):
                 parser.error(f"{option_string}: found {value!r}, wanted KEY=VALUE")
         try:
-            super().__call__(parser, namespace, values, option_string)
-        except AssertionError as error:  # brackets
+            DictAction(self.option_strings, self.dest, nargs="+")(parser, namespace, values, option_string)
+        except (AssertionError, ValueError) as error:  # brackets
             parser.error(f"{option_string}: {error}")
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """The ``type`` of an option that is a whole number from ``least`` to ``most``."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < least or most is not None and number > most:
+            upto = "" if most is None else f" to {most}"
+            raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number from {least}{upto}")
+        return number
+
+    return parse
+
+
+def positive(text: str) -> float:
+    """The ``type`` of an option that is a finite number above zero."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number above 0")
+    return number
+
+
+seed = whole(0, 2**32 - 1)
 
 
 def build_parser(description: str) -> Parser:
@@ -66,35 +92,32 @@ def build_parser(description: str) -> Parser:
         action=KeyValue,
         default={},
         metavar="KEY=VALUE",
-        help="override the config; a new text at its top, as data_root=DIR, goes wherever it was used",
+        help="override the config; a new value of a name at its top, as data_root=DIR or max_epochs=2, goes "
+        "wherever it was used",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none")
     parser.add_argument("--local-rank", "--local_rank", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, help="seed of weights, order and augmentation")
+    parser.add_argument("--seed", type=seed, help="seed of weights, order and augmentation")
     parser.add_argument("--deterministic", action="store_true", help="use deterministic algorithms only")
     return parser
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def load_config(args: argparse.Namespace) -> "Config":
     """The config file with the options of :func:`build_parser` applied.
 
     Raises:
-        UsageError: no such file, no config, imports of what is not there, or options that do not fit.
+        UsageError: no such file, no config, imports of what is not there, options that do not fit, or values
+            that mean nothing.
     """
+    from .config import check, read_file
+
     path = Path(args.config)
     if not path.is_file():
         raise UsageError(f"{path}: {'a folder' if path.is_dir() else 'no such config'}{_suggest(path)}")
-    try:
-        cfg = Config.fromfile(path)
-    except (SyntaxError, tokenize.TokenError, OSError) as error:
-        raise UsageError(f"{path}: not a config that can be read: {error}") from error
-    except ImportError as error:  # of a library whose config it inherits, or of its custom_imports
-        raise UsageError(
-            f"{path}: {str(error).splitlines()[0]} (pip install .[dense] brings MMDetection, MMSegmentation)"
-        ) from error
+    cfg = read_file(path, args.cfg_options)
     if "model" not in cfg:
         raise UsageError(f"{path}: has no 'model', wanted the config of a run")
-    _merge_options(cfg, args.cfg_options)
+    check(cfg, path)
     # torchrun tells each process its rank by the environment, older launchers by the option
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg.launcher = args.launcher
@@ -109,7 +132,17 @@ def load_config(args: argparse.Namespace) -> Config:
             dataset.seed = args.seed
     if randomness:
         cfg.randomness = randomness
+    _current.update(config=cfg, file=str(path))
     return cfg
+
+
+def read_config(
+    path: str | os.PathLike, options: dict | None = None, seed: int | None = None, work_dir: str | None = None
+) -> "Config":
+    """:func:`load_config` without a command line; ``options`` are those of ``--cfg-options``."""
+    args = build_parser("").parse_args([str(path)])
+    args.cfg_options, args.seed, args.work_dir = dict(options or {}), seed, work_dir
+    return load_config(args)
 
 
 def _suggest(path: Path) -> str:
@@ -120,49 +153,31 @@ def _suggest(path: Path) -> str:
     return f"; did you mean {' or '.join(known[name] for name in close)}?" if close else ""
 
 
-def _merge_options(cfg: Config, options: dict) -> None:
-    """Apply ``--cfg-options``.
+def build_model(cfg: "Config", **options) -> "nn.Module":
+    """The model of ``cfg``, with ``options`` over its own, as its library builds it."""
+    from mmengine.registry import MODELS, DefaultScope
 
-    A config's text is evaluated before its options are known: of ``data_root = "data"`` and
-    ``dataset = dict(data_root=data_root)`` an option would reach the first alone. So a new text at the top
-    of the config also replaces the old one wherever a key below has that name and that text.
-    """
-    read = {*inspect.signature(mmengine.runner.Runner).parameters, *READ_FROM_CONFIG}
-    known = {*cfg, *read}
-    for key in options:
-        if (name := key.split(".")[0]) not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(sorted(cfg))}"
-            raise UsageError(f"--cfg-options {key}: the config has no {name!r}{hint}")
-    for name in options:
-        if name not in read and isinstance(cfg.get(name), str):
-            _replace(list(cfg.values()), name, cfg[name], options[name])
-    try:
-        cfg.merge_from_dict(options)
-    except (KeyError, TypeError, AssertionError) as error:
-        given = " ".join(f"{key}={value}" for key, value in options.items())
-        raise UsageError(f"--cfg-options {given}: does not fit the config: {error}") from error
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        return MODELS.build({**cfg.model, **options})
 
 
-def _replace(value: Any, name: str, old: str, new: Any) -> None:
-    """Below ``value``, give the keys ``name`` that are ``old`` the value ``new``."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key == name and item == old:
-                value[key] = new
-            else:
-                _replace(item, name, old, new)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _replace(item, name, old, new)
+def check_test(cfg: "Config", path: str) -> None:
+    """Raise a UsageError that names ``path`` where ``cfg`` has no test."""
+    for key in ("test_cfg", "test_dataloader", "test_evaluator"):
+        if cfg.get(key) is None:
+            raise UsageError(f"{path}: has no {key!r}, wanted a config with a test")
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: "Config") -> "Runner":
     """The runner of ``cfg``.
 
     Raises:
         UsageError: the config asks for a device or for processes that are not there.
     """
+    import torch
+
+    from .runner import Runner
+
     if not torch.cuda.is_available():
         if cfg.launcher in ("slurm", "mpi"):
             raise UsageError(f"--launcher {cfg.launcher} needs an NVIDIA GPU, found none; pytorch needs none")
@@ -179,28 +194,30 @@ def build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg)
 
 
-def find_checkpoint(path: str) -> str:
-    """The checkpoint that a user names: a file, a URL, or a work dir for its last one.
+def run(main: Callable[[], int | None], *errors: type[Exception]) -> NoReturn:
+    """Exit with ``main``; every error is one line on stderr.
 
-    Raises:
-        UsageError: there is none.
+    What the user can mend (``errors``, too) is said as it is; of anything else the whole report goes to a
+    file in the work dir or among the temporary files, which the line names. ``--traceback`` shows it, too.
     """
-    if "://" in path or Path(path).is_file():
-        return path
-    if Path(path).is_dir() and (latest := find_latest_checkpoint(path)):
-        return str(latest)
-    raise UsageError(f"{path}: no such checkpoint")
-
-
-def run(main: Callable[[], None], *errors: type[Exception]) -> NoReturn:
-    """Exit with ``main``; errors that the user can mend (these ``errors``, too) are one line on stderr."""
+    name = Path(sys.argv[0]).name
     try:
-        main()
-        if is_distributed():
-            torch.distributed.destroy_process_group()
-    except (UsageError, CheckpointError, NonFiniteLossError, OSError, *errors) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+        code = main()
+        if "mmengine.dist" in sys.modules and sys.modules["mmengine.dist"].is_distributed():
+            sys.modules["torch"].distributed.destroy_process_group()
     except KeyboardInterrupt as error:
         print(f"\n{error or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(error, "signum", 2))
-    sys.exit(0)
+    except Exception as error:
+        if "--traceback" in sys.argv:
+            traceback.print_exception(error)
+        if isinstance(error, errors):
+            sys.exit(f"{name}: error: {' '.join(str(error).split())}")
+        line, complete = explain(error, **_current)
+        if not complete:
+            folder = _current["config"].get("work_dir") if _current else None
+            report = write_report(error, Path(folder) if folder else None)
+            where = f"the whole report is in {report}" if report else "no report could be written"
+            line += f" ({where}; --traceback shows it)"
+        sys.exit(f"{name}: error: {line}")
+    sys.exit(code or 0)

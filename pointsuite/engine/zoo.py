@@ -1,49 +1,130 @@
 """Networks by name, as users of timm know them: ``create_model("name", pretrained=...)``."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from importlib import import_module
+from importlib.util import find_spec
 from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from mmengine.registry import Registry
+from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, find_state_dict, load_checkpoint, load_state_dict, strip_prefix
+from .checkpoint import (
+    CheckpointError,
+    find_state_dict,
+    load_checkpoint,
+    load_state_dict,
+    strip_prefix,
+    take_network,
+)
+from .network import Network
+
+
+class Official(NamedTuple):
+    """What :meth:`ModelZoo.identify` finds in a published file."""
+
+    name: str  # in the zoo
+    options: dict[str, Any]  # of create_model, beside the name
+    state_dict: dict[str, Tensor]  # converted
 
 
 class ModelZoo:
-    """Functions that build networks, filed under their own names.
+    """Published networks by their names, ``system_arch``, and functions that build networks by their own.
 
     Args:
         name: what error messages call the zoo.
-        *locations: modules whose import registers the models; imported on first use.
+        *packages: whose import registers the models; imported on first use.
     """
 
-    def __init__(self, name: str, *locations: str):
+    def __init__(self, name: str, *packages: str):
         self.name = name
-        self.locations = locations
+        self.packages = packages
         self._builders: dict[str, Callable[..., nn.Module]] = {}
+        self._systems: dict[str, type[Network]] = {}
+
+    # ---------------------------------------------------------------------------------------- registration
 
     def register_model(self, builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         """Decorator of a function that takes keyword arguments and returns a network."""
-        name = builder.__name__
+        self._add(builder.__name__, builder)
+        return builder
+
+    def register_network(self, system: str, registry: Registry) -> Callable[[type], type]:
+        """Decorator of a :class:`Network`: its variants get names here, its class one in configs."""
+
+        def register(cls: type[Network]) -> type[Network]:
+            cls.system = system
+            self._systems[system] = cls
+            for arch in cls.archs:
+                self._add(cls.model_name(arch), _builder(cls, arch))
+            return registry.register_module(module=cls)
+
+        return register
+
+    def _add(self, name: str, builder: Callable[..., nn.Module]) -> None:
         if name in self._builders:
             raise ValueError(f"{name} is registered twice in {self.name}")
         self._builders[name] = builder
-        return builder
 
-    def _import_models(self) -> None:
-        for location in self.locations:
-            import_module(location)
+    # --------------------------------------------------------------------------------------------- looking
+
+    def _import_all(self) -> None:
+        for package in self.packages:
+            import_module(package)
 
     def __contains__(self, name: str) -> bool:
-        self._import_models()
+        for look in (self._import_file_of, lambda _: self._import_all()):
+            if name not in self._builders:
+                look(name)
         return name in self._builders
 
+    def _import_file_of(self, name: str) -> None:
+        """Import only the file that the model's name begins with: the others take seconds."""
+        for package in self.packages:
+            folder = Path(find_spec(package).submodule_search_locations[0])
+            for path in sorted(folder.rglob("*.py")):
+                parts = path.relative_to(folder).with_suffix("").parts
+                stem = parts[-2] if parts[-1] == "__init__" and len(parts) > 1 else parts[-1]
+                if f"{name}_".startswith(f"{stem}_"):
+                    import_module(".".join([package, *parts]).removesuffix(".__init__"))
+
     def list_models(self, pattern: str | None = None) -> list[str]:
-        """Names of all models, sorted; of those that match ``pattern`` (as ``"risurconv*"``) if given."""
-        self._import_models()
+        """Names of all models, sorted; of those that match ``pattern`` (as ``"risurconv*"``) if given.
+
+        Those that need a library that is not installed (``pip install pointsuite[dense]``) are left out.
+        """
+        self._import_all()
         return sorted(name for name in self._builders if pattern is None or fnmatchcase(name, pattern))
+
+    def systems(self) -> dict[str, type[Network]]:
+        """The published systems by name."""
+        self._import_all()
+        return dict(sorted(self._systems.items()))
+
+    def find_system(self, name: str) -> tuple[type[Network], str]:
+        """Class and variant of a model's name.
+
+        Raises:
+            ValueError: no such model, or one that is not of a published system.
+        """
+        self._check(name)
+        for cls in self._systems.values():
+            for arch in cls.archs:
+                if name == cls.model_name(arch):
+                    return cls, arch
+        raise ValueError(f"{name} is no published system of {self.name}")
+
+    def _check(self, name: str) -> None:
+        if name not in self:
+            close = difflib.get_close_matches(name, self._builders, n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else f"; there are {self.list_models()}"
+            raise ValueError(f"{self.name} has no model {name!r}{hint}")
+
+    # -------------------------------------------------------------------------------------------- building
 
     def create_model(self, name: str, pretrained: str | PathLike | None = None, **kwargs) -> nn.Module:
         """Build a network.
@@ -57,14 +138,140 @@ class ModelZoo:
             ValueError: no such model.
             CheckpointError: the weights cannot be read, or are not those of this network.
         """
-        if name not in self:
-            close = difflib.get_close_matches(name, self._builders, n=3)
-            hint = f"; did you mean {' or '.join(close)}?" if close else f"; there are {self.list_models()}"
-            raise ValueError(f"{self.name} has no model {name!r}{hint}")
+        self._check(name)
         model = self._builders[name](**kwargs)
         if pretrained is not None:
             load_pretrained(model, pretrained)
         return model
+
+    # ------------------------------------------------------------------------------------ published weights
+
+    def identify(self, state_dict: Mapping[str, Tensor], name: str = "state dict") -> Official:
+        """Find whose published weights these are, from their keys and shapes.
+
+        Depths and number of classes may be other than published.
+
+        Args:
+            state_dict: as its authors named it.
+            name: what errors call it.
+
+        Raises:
+            CheckpointError: it fits no system, or several variants alike; the message names the nearest.
+        """
+        fitting, near = [], []
+        for cls in self.systems().values():
+            converted = _converted(cls, state_dict)
+            for arch, options, own in cls.guess_options(converted) if converted else ():
+                if not cls.names_fit(arch, state_dict):
+                    continue
+                misfits = _misfits(cls, arch, options, own)
+                found = Official(cls.model_name(arch), options, own)
+                (near if misfits else fitting).append((misfits, found))
+        # weights of a published variant also fit one's own variant of that size
+        published = [found for _, found in fitting if "arch" not in found.options]
+        candidates = published or [found for _, found in fitting]
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            names = ", ".join(found.name for found in candidates)
+            raise CheckpointError(
+                f"{name}: fits {names} alike; say which, as convert_checkpoint.py MODEL FILE"
+            )
+        if near:
+            nearest = sorted(near, key=lambda pair: pair[0])[:3]
+            hint = ", ".join(f"{found.name} ({misfits} tensors differ)" for misfits, found in nearest)
+            raise CheckpointError(f"{name}: holds published weights of no variant; nearest are {hint}")
+        raise CheckpointError(
+            f"{name}: its keys ({', '.join(list(state_dict)[:3])}, ...) are of no system known here; "
+            f"there are {', '.join(self._systems)}"
+        )
+
+    def knows(self, state_dict: Mapping[str, Tensor]) -> bool:
+        """Whether published weights are, by their keys, of a system in this zoo."""
+        return any(_converted(cls, state_dict) is not None for cls in self.systems().values())
+
+    def load_official(self, source: str | PathLike) -> nn.Module:
+        """The network that a published file holds the weights of, with these weights.
+
+        Args:
+            source: a path, or a URL with its digest. Read without running code from it.
+
+        Raises:
+            CheckpointError: the file cannot be read, or is of none or several of the systems known here.
+        """
+        published = find_state_dict(load_checkpoint(source, numpy_numbers=True), str(source))
+        found = self.identify(published, str(source))
+        model = self.create_model(found.name, **found.options)
+        load_converted(model, found.state_dict, str(source))
+        return model
+
+
+def _builder(cls: type[Network], arch: str) -> Callable[..., nn.Module]:
+    def build(**options) -> nn.Module:
+        return cls.create(**{"arch": arch, **options})
+
+    return build
+
+
+def _converted(cls: type[Network], state_dict: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Published weights named as a system's; None if their keys are not its own."""
+    try:
+        return cls.convert_official(dict(state_dict))
+    except Exception:  # whatever a converter trips over is not its system's
+        return None
+
+
+def convert_for(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Published weights, named as a model wants them that is, or holds, the network of a published system.
+
+    Returns:
+        None where there is no such network in it.
+
+    Raises:
+        CheckpointError: a key that the published network does not have.
+    """
+    # the network itself; that of a task's model; of MMDetection's detectors a head, which reads the whole
+    for name in ("", "network", "bbox_head", "roi_head", "backbone"):
+        part = getattr(model, name, None) if name else model
+        if hasattr(part, "convert_official"):
+            converted = part.convert_official(dict(state_dict))
+            break
+    else:
+        return None
+    wanted = model.state_dict().keys()
+    if name == "network":
+        return {f"network.{key}": value for key, value in converted.items()}
+    if part is model and not any(key.startswith("backbone.") for key in wanted):  # a backbone without a head
+        bare = {key: value for key, value in converted.items() if key.startswith("backbone.")}
+        return strip_prefix(bare, "backbone.") if bare else converted
+    return converted
+
+
+def _misfits(
+    cls: type[Network], arch: str, options: Mapping[str, Any], state_dict: Mapping[str, Tensor]
+) -> int:
+    """How many tensors differ between weights and the model that they may be of, by name or shape."""
+    with torch.device("meta"):
+        model = cls.create(**{"arch": arch, **options})
+    wanted, given = (
+        {(key, value.shape) for key, value in state.items() if not _is_counter(key)}
+        for state in (model.state_dict(), state_dict)
+    )
+    return len({key for key, _ in wanted ^ given})
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
+
+
+def load_converted(model: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> None:
+    """Load what ``convert_official`` made; step counters of batch norms may be missing.
+
+    Raises:
+        CheckpointError: anything else is missing, unexpected or of another shape.
+    """
+    counters = {key: value for key, value in model.state_dict().items() if _is_counter(key)}
+    load_state_dict(model, {**counters, **state_dict}, name=name)
 
 
 def load_pretrained(model: nn.Module, source: str | PathLike) -> None:
@@ -74,10 +281,8 @@ def load_pretrained(model: nn.Module, source: str | PathLike) -> None:
         CheckpointError: see :func:`~pointsuite.engine.checkpoint.load_checkpoint`; or the keys do not fit.
     """
     state = find_state_dict(load_checkpoint(source), str(source))
-    # a run trains a wrapper, which keeps the network beside its data preprocessor
-    state = {key: value for key, value in state.items() if not key.startswith("data_preprocessor.")}
     try:
-        load_state_dict(model, strip_prefix(state, "network."), name=str(source))
+        load_state_dict(model, take_network(state, model), name=str(source))
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}. Published files are converted by tools/convert_checkpoint.py"
@@ -88,3 +293,4 @@ ZOO = ModelZoo("pointsuite", "pointsuite.models")
 register_model = ZOO.register_model
 create_model = ZOO.create_model
 list_models = ZOO.list_models
+load_official = ZOO.load_official

@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from pointsuite.engine.registry import METRICS
+from pointsuite.registry import METRICS
 
 
 def restrict_to_parts(scores: np.ndarray, parts: Sequence[int]) -> np.ndarray:
@@ -46,7 +46,8 @@ def shape_iou(truth: np.ndarray, prediction: np.ndarray, parts: Sequence[int]) -
 class PartIoU(BaseMetric):
     """``instance_miou`` and ``class_miou``, in percent.
 
-    Each point takes the best part of its shape's true category. Instance mIoU is the mean over shapes of
+    Each point takes the best part of its shape's true category; points without a part (below 0) are left
+    out, and so are shapes without any other. Instance mIoU is the mean over shapes of
     :func:`shape_iou`, class mIoU the mean over categories of their shapes' means. Categories of the dataset
     without samples are left out of that mean, and a warning names them.
 
@@ -84,7 +85,10 @@ class PartIoU(BaseMetric):
             category, scores = int(sample["gt_label"]), sample["pred_part_scores"].float().cpu().numpy()
             parts = self._parts(category, scores.shape[1])
             truth = sample["gt_part"].cpu().numpy()
-            self.results.append((category, shape_iou(truth, restrict_to_parts(scores, parts), parts)))
+            known = truth >= 0
+            if known.any():
+                found = restrict_to_parts(scores[known], parts)
+                self.results.append((category, shape_iou(truth[known], found, parts)))
 
     def compute_metrics(self, results: list[tuple[int, float]]) -> dict[str, float]:
         names = self.dataset_meta["classes"]

@@ -32,11 +32,13 @@ class ProtocolResult:
         labels: int64 (M,).
         predictions: int64 (R, M).
         num_classes: of the dataset.
+        up: the axis that rotations "z" are about, "x", "y" or "z".
     """
 
     labels: np.ndarray
     predictions: np.ndarray
     num_classes: int
+    up: str = ""
 
     @property
     def confusions(self) -> list[np.ndarray]:
@@ -70,7 +72,7 @@ def evaluate_protocols(
     seed: int = 0,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
-    axis: int = 2,
+    axis: int | None = None,
 ) -> dict[str, ProtocolResult]:
     """Test networks under rotations of the raw clouds.
 
@@ -85,7 +87,7 @@ def evaluate_protocols(
         dataset: with a pipeline that ends in PackPoints and has no rotation of its own.
         protocols: names out of ``PROTOCOLS``.
         device: where the clouds go; the networks must be there.
-        axis: of the rotations "z": 0, 1 or 2.
+        axis: of the rotations "z": 0, 1 or 2; by default the one that points up in the dataset.
 
     Returns:
         {protocol: result}, in the order asked for.
@@ -107,6 +109,8 @@ def evaluate_protocols(
     if any(isinstance(step, RandomRotate | RotateBy) for step in dataset.pipeline.transforms):
         raise ValueError("the dataset's pipeline rotates, wanted one that leaves it to the protocol")
 
+    if axis is None:
+        axis = "xyz".index(dataset.metainfo.get("up", "z"))
     num_classes = len(dataset.metainfo["classes"])
     results = {}
     for protocol in protocols:
@@ -119,7 +123,7 @@ def evaluate_protocols(
                 )
                 predictions.append(_predict(network, clouds, batch_size, device, num_classes))
         labels = dataset.clouds.label.astype(np.int64)
-        results[protocol] = ProtocolResult(labels, np.stack(predictions), num_classes)
+        results[protocol] = ProtocolResult(labels, np.stack(predictions), num_classes, "xyz"[axis])
     return results
 
 
@@ -161,7 +165,10 @@ def _predict(
 
 
 def format_protocols(results: Mapping[str, ProtocolResult]) -> str:
-    """A table: each row begins with the protocol's name, then the overall accuracy in percent."""
+    """A table: each row begins with the protocol's name, then the overall accuracy in percent.
+
+    A line before it says which axis points up, where the results know.
+    """
     columns = {
         "overall_accuracy": "overall %",
         "std": "std",
@@ -169,7 +176,9 @@ def format_protocols(results: Mapping[str, ProtocolResult]) -> str:
         "max": "max",
         "mean_class_accuracy": "mean class %",
     }
-    lines = [" ".join([f"{'protocol':8}", *(f"{title:>12}" for title in columns.values()), "   rotations"])]
+    axes = sorted({result.up for result in results.values() if result.up})
+    lines = [f'rotations "z" are about {axis}, which is up in the data' for axis in axes]
+    lines += [" ".join([f"{'protocol':8}", *(f"{title:>12}" for title in columns.values()), "   rotations"])]
     for protocol, result in results.items():
         summary = result.summary()
         cells = [f"{summary[key]:12.2f}" for key in columns]

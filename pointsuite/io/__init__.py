@@ -2,6 +2,15 @@
 
 from pointsuite.io.mesh import sample_surface
 from pointsuite.io.point_file import PointFile, PointFileError
-from pointsuite.io.read import SUFFIXES, read_points
+from pointsuite.io.read import MESH_SUFFIXES, SUFFIXES, Mesh, read_mesh, read_points
 
-__all__ = ["SUFFIXES", "PointFile", "PointFileError", "read_points", "sample_surface"]
+__all__ = [
+    "MESH_SUFFIXES",
+    "SUFFIXES",
+    "Mesh",
+    "PointFile",
+    "PointFileError",
+    "read_mesh",
+    "read_points",
+    "sample_surface",
+]

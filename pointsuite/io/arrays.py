@@ -1,21 +1,24 @@
-"""Files that hold plain arrays: the suite's HDF5, npz, npy, and tables of text."""
+"""Files that hold plain arrays: npz and npy."""
 
 import io
+import math
+import zipfile
+from collections.abc import Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
-import h5py
 import numpy as np
 
-from pointsuite.io.point_file import PointFileError, filled_lines
+from pointsuite.engine.errors import UsageError
+from pointsuite.io.fields import PART, WHOLE, by_name, by_values, split_names
+from pointsuite.io.point_file import Arrays, PointFileError, check_room
 
 
 @contextmanager
-def _whole(kind: str):
+def whole(kind: str):
     """Turns what the libraries raise at a damaged file, which is of many and undocumented types, into one."""
     try:
         yield
-    except PointFileError:
+    except UsageError:
         raise
     except Exception as error:
         # Some messages quote the file's bytes at length.
@@ -23,103 +26,102 @@ def _whole(kind: str):
         raise PointFileError(f"found no readable {kind} ({reason}), wanted a whole file") from None
 
 
-def read_h5(path: Path, split: str, index: int) -> dict[str, np.ndarray]:
-    """Row `index` of group `split` of a data set of this suite: points (M, N, 3) int16 / 32767 or float,
-    and normals (M, N, 3) int8 / 127 or float, colors (M, N, 3), part (M, N) where it has them."""
-    arrays = {}
-    with _whole("HDF5 data"), h5py.File(path) as file:
-        if not isinstance(file.get(split), h5py.Group):
-            raise PointFileError(f"found the groups {sorted(file)}, wanted {split!r}")
-        group = file[split]
-        if not isinstance(group.get("points"), h5py.Dataset) or group["points"].ndim != 3:
-            raise PointFileError(f"found {sorted(group)} in {split!r}, wanted points of shape (M, N, 3)")
-        for name in ("points", "normals", "colors", "part"):
-            if name in group:
-                if not 0 <= index < len(group[name]):
-                    raise PointFileError(
-                        f"found {len(group[name])} rows in {split}/{name}, wanted a row {index}"
-                    )
-                arrays[name] = group[name][index]
-    for name, stored, scale in (("points", np.int16, 32767), ("normals", np.int8, 127)):
-        if name in arrays and arrays[name].dtype == stored:
-            arrays[name] = arrays[name].astype(np.float32) / scale
-        elif name in arrays and arrays[name].dtype.kind != "f":
-            raise PointFileError(
-                f"found {name} of type {arrays[name].dtype}, wanted {stored.__name__} or float"
-            )
+def read_npz(data: bytes) -> Arrays:
+    """The arrays called as in :data:`pointsuite.io.fields.WHOLE`; the part of each point as in `PART`."""
+    arrays, names = Arrays(), npz_names(data)
+    taken = {}
+    for quantity, keys in WHOLE.items():
+        taken[quantity] = next((key for key in keys if key in names), None)
+    if taken["points"] is None:
+        raise PointFileError(f"found the keys {names}, wanted one of {', '.join(WHOLE['points'])}")
+    parts = [key for key in PART if key in names]
+    found = load_npz(data, [*filter(None, taken.values()), *parts])
+    arrays.update({quantity: found[key] for quantity, key in taken.items() if key is not None})
+    for key in parts:  # a label of the whole cloud is no part
+        if "part" not in arrays and (key == "part" or found[key].ndim == 1 and found[key].size > 1):
+            arrays["part"] = found[key]
+            taken["part"] = key
+    left = [name for name in names if name not in taken.values()]
+    if left:
+        arrays.notes.append(f"left out the arrays {', '.join(left[:12])}")
     return arrays
 
 
-_NAMES = {
-    "points": ("points", "xyz", "pos"),
-    "normals": ("normals", "normal"),
-    "colors": ("colors", "color", "rgb"),
-    "part": ("part",),
-}
+def npz_names(data: bytes) -> list[str]:
+    """The names of an archive's arrays; PointFileError where one comes twice."""
+    with whole("npz arrays"), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    if len(set(names)) < len(names):
+        raise PointFileError(f"found the keys {names[:12]}, wanted different ones")
+    return names
 
 
-def read_npz(data: bytes) -> dict[str, np.ndarray]:
+def load_npz(data: bytes, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays of an archive, whose sizes are checked before they are unpacked.
+
+    Raises:
+        PointFileError: no such array, one that is damaged, holds objects or is not as large as it says, or
+            more bytes than such a file should hold.
+    """
     arrays = {}
-    with _whole("npz arrays"), np.load(io.BytesIO(data), allow_pickle=False) as file:
-        for name, keys in _NAMES.items():
-            for key in keys:
-                if key in file:
-                    arrays.setdefault(name, file[key])
-        if "points" not in arrays:
-            raise PointFileError(f"found the keys {list(file)}, wanted one of {', '.join(_NAMES['points'])}")
+    with whole("npz arrays"), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        wanted = {name: f"{name}.npy" if f"{name}.npy" in members else name for name in names}
+        if missing := [name for name, member in wanted.items() if member not in members]:
+            raise PointFileError(f"found the keys {sorted(members)[:12]}, wanted {missing[0]}")
+        check_room(sum(members[member].file_size for member in wanted.values()), len(data), "arrays")
+        for name, member in wanted.items():
+            with archive.open(members[member]) as file:
+                arrays[name] = load_npy(file, members[member].file_size)
     return arrays
 
 
-def read_npy(data: bytes) -> dict[str, np.ndarray]:
-    stream = io.BytesIO(data)
-    with _whole("npy array"):
-        array = np.lib.format.read_array(stream, allow_pickle=False)
-    if rest := stream.read():
-        raise PointFileError(f"found {len(rest)} bytes after the array, wanted none")
-    return columns(array)
+def read_npy(data: bytes, columns: str | Sequence[str] | None = None) -> Arrays:
+    """An array (N, 3), (N, 6) or (N, 9), one whose columns `columns` names, or a structured one (N,)."""
+    with whole("npy array"):
+        array = load_npy(io.BytesIO(data), len(data))
+    if array.dtype.names:
+        return _structured(array)
+    if columns is None:
+        return by_values(array)
+    names = split_names(columns)
+    if array.ndim != 2 or array.shape[1] != len(names) or array.dtype.kind not in "iuf":
+        found = f"found an array {array.dtype} {array.shape}"
+        raise PointFileError(f"{found}, wanted numbers (N, {len(names)}) for {' '.join(names)}")
+    return by_name(names, array.T)
 
 
-def read_text(data: bytes) -> dict[str, np.ndarray]:
-    """Rows of 3, 6 or 9 numbers between commas or blanks; a line of names may lead; `#` comments."""
-    lines = filled_lines(data)
-    if lines and not any(_is_number(field) for field in lines[0].replace(",", " ").split()):
-        del lines[0]
-    if not lines:
-        raise PointFileError("found no rows of numbers, wanted at least 1")
-    delimiter = "," if "," in lines[0] else None
-    try:
-        table = np.loadtxt(lines, np.float64, comments=None, delimiter=delimiter, ndmin=2)
-    except ValueError as error:
-        raise PointFileError(f"found {error}, wanted rows of 3, 6 or 9 numbers") from None
-    return columns(table)
-
-
-def columns(table: np.ndarray) -> dict[str, np.ndarray]:
-    """xyz and, three columns each, normals (rows of length 1) and colors (0..1 or 0..255) in either order."""
-    if table.dtype.kind not in "iuf" or table.ndim != 2 or table.shape[1] not in (3, 6, 9):
+def load_npy(file, size: int) -> np.ndarray:
+    """The array of a stream of `size` bytes, as long as its header says; raises anything."""
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise PointFileError(f"found version {version} of the npy format, wanted 1.0 or 2.0")
+    shape, _, kind = read_header[version](file)
+    if kind.hasobject:
+        raise ValueError("objects, which allow_pickle=False keeps out")
+    start = file.tell()
+    needed = math.prod(shape) * kind.itemsize
+    if needed != size - start:
         raise PointFileError(
-            f"found an array {table.dtype} {table.shape}, wanted numbers (N, 3), (N, 6) or (N, 9)"
+            f"found {size - start} bytes after the npy header, wanted {needed} by its shape {shape}"
         )
-    arrays = {"points": table[:, :3]}
-    for first in range(3, table.shape[1], 3):
-        three = table[:, first : first + 3]
-        with np.errstate(all="ignore"):  # NaN and infinity are refused with the other numbers, later
-            length = np.linalg.norm(three.astype(np.float64), axis=1)
-        if "normals" not in arrays and ((abs(length - 1) < 0.05) | (length == 0)).all():
-            arrays["normals"] = three
-        elif "colors" not in arrays and ((three >= 0) & (three <= 255)).all():
-            arrays["colors"] = three
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _structured(array: np.ndarray) -> Arrays:
+    """Named fields, each a number or three of them."""
+    if array.ndim != 1:
+        raise PointFileError(f"found a structured array of shape {array.shape}, wanted (N,)")
+    names, columns = [], []
+    for name in array.dtype.names:
+        kind, quantity = array.dtype[name], next((q for q, keys in WHOLE.items() if name in keys), None)
+        if quantity is not None and kind.shape == (3,):
+            axes = {"points": "xyz", "normals": ("nx", "ny", "nz"), "colors": ("red", "green", "blue")}
+            names += axes[quantity]
+            columns += list(array[name].T)
         else:
-            raise PointFileError(
-                f"found columns {first + 1}-{first + 3} that are neither normals of length 1 nor colors "
-                "(0..1 or 0..255), wanted one of each at most"
-            )
-    return arrays
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+            names.append(name if not kind.shape else f"{name} {kind.shape}")
+            columns.append(array[name])
+    return by_name(names, columns, "fields")

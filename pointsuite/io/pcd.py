@@ -1,34 +1,35 @@
 """PCD, the Point Cloud Library's format: ascii, binary and binary_compressed."""
 
 import struct
+from array import array
 
 import numpy as np
 
-from pointsuite.io.point_file import PointFileError
+from pointsuite.io.fields import by_name
+from pointsuite.io.point_file import Arrays, PointFileError, check_room, filled_lines, parse_numbers, typed
 
 _KEYWORDS = ("VERSION", "FIELDS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA")
+_LINE = 1 << 16  # bytes that a line of the header may have, or a point
 _TYPES = {"F4", "F8", "U1", "U2", "U4", "U8", "I1", "I2", "I4", "I8"}
 
 
-def read_pcd(data: bytes) -> dict[str, np.ndarray]:
-    """Points, and normals, colors (a packed rgb or rgba) and part (label) where the file has them."""
+def read_pcd(data: bytes) -> Arrays:
+    """Points, and normals, colors (also packed: rgb, rgba) and part, called as in `pointsuite.io.fields`."""
     header, start = _header(data)
     names, row, count = _layout(header)
-    columns = _READERS[header["DATA"][0]](data[start:], row, count)
-    columns = dict(zip(names, columns, strict=True))
-    if not columns.keys() >= set("xyz"):
-        raise PointFileError(f"found the fields {names}, wanted x, y and z")
-    arrays = {"points": np.stack([columns[name] for name in "xyz"], axis=1)}
-    normal = ("normal_x", "normal_y", "normal_z")
-    if columns.keys() >= set(normal):
-        arrays["normals"] = np.stack([columns[name] for name in normal], axis=1)
-    for name in {"rgb", "rgba"} & columns.keys():
-        if columns[name].itemsize != 4:
-            raise PointFileError(f"found {name} of {columns[name].itemsize} bytes, wanted 4")
-        packed = columns[name].copy().view(np.uint32)  # 0xAARRGGBB, whatever the type
-        arrays["colors"] = np.stack([packed >> shift & 255 for shift in (16, 8, 0)], axis=1).astype(np.uint8)
-    if "label" in columns:
-        arrays["part"] = columns["label"]
+    columns, notes = _READERS[header["DATA"][0]](data[start:], row, count)
+    packed = next((name for name in ("rgb", "rgba") if name in names), None)
+    if packed is not None:
+        at = names.index(packed)
+        kind = row[at].base
+        if kind.itemsize != 4:
+            raise PointFileError(f"found {packed} of {kind.itemsize} bytes, wanted 4")
+        value = columns[at].astype(kind).view(np.uint32)  # 0xAARRGGBB, whatever the type
+        # first among the names, so that they go before columns that are called r, g and b
+        columns = [(value >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)] + columns
+        names = ["red", "green", "blue", *names[:at], "_", *names[at + 1 :]]
+    arrays = by_name(names, columns, "fields")
+    arrays.notes = notes + arrays.notes
     return arrays
 
 
@@ -36,20 +37,23 @@ def _header(data: bytes) -> tuple[dict[str, list[str]], int]:
     """The header's values by keyword, and where the data begins."""
     header, start = {}, 0
     while "DATA" not in header:
-        stop = data.find(b"\n", start)
-        line = data[start : stop if stop >= 0 else len(data)].decode("latin-1")
+        stop = data.find(b"\n", start, start + _LINE)
+        line = data[start : stop if stop >= 0 else start + _LINE].decode("latin-1")
         keyword, *values = line.partition("#")[0].split() or [""]
+        keyword = "FIELDS" if keyword == "COLUMNS" else keyword  # as versions before 0.7 have it
         if stop < 0 or (keyword and (keyword not in _KEYWORDS or not values)):
             raise PointFileError(
                 f"found the header line {line[:30]!r}, wanted one that begins with {' '.join(_KEYWORDS)}"
             )
+        if keyword and keyword in header:
+            raise PointFileError(f"found {keyword} twice in the PCD header, wanted it once")
         header[keyword] = values
         start = stop + 1
     missing = [k for k in ("FIELDS", "SIZE", "TYPE", "WIDTH", "HEIGHT", "POINTS") if k not in header]
     if missing:
         raise PointFileError(f"found no {' or '.join(missing)} in the PCD header, wanted each")
     if header["DATA"][0] not in _READERS:
-        raise PointFileError(f"found DATA {header['DATA'][0]}, wanted {', '.join(_READERS)}")
+        raise PointFileError(f"found DATA {header['DATA'][0][:30]}, wanted {', '.join(_READERS)}")
     return header, start
 
 
@@ -66,6 +70,8 @@ def _layout(header: dict[str, list[str]]) -> tuple[list[str], np.dtype, int]:
             f"found FIELDS {names}, SIZE {sizes}, TYPE {kinds}, COUNT {counts}, wanted a count and "
             f"one of {' '.join(sorted(_TYPES))} a field"
         )
+    if sum(size * n for size, n in zip(sizes, counts, strict=True)) > _LINE:
+        raise PointFileError(f"found SIZE {sizes}, COUNT {counts}, wanted at most {_LINE} bytes a point")
     fields = [(str(i), f"<{t.lower()}", (n,)) for i, (t, n) in enumerate(zip(types, counts, strict=True))]
     return names, np.dtype(fields), count
 
@@ -76,49 +82,56 @@ def _counts(header: dict[str, list[str]], key: str) -> list[int]:
     return [int(value) for value in header[key]]
 
 
-def _ascii(data: bytes, row: np.dtype, count: int) -> list[np.ndarray]:
+def _ascii(data: bytes, row: np.dtype, count: int) -> tuple[list[np.ndarray], list[str]]:
     widths = [row[name].shape[0] for name in row.names]
-    lines = [fields for line in data.splitlines() if (fields := line.split())]
+    lines = filled_lines(data)
     if len(lines) != count:
         raise PointFileError(f"found {len(lines)} lines of data, wanted {count} by the header")
-    wrong = next((line for line in lines if len(line) != sum(widths)), None)
-    if wrong is not None:
-        raise PointFileError(f"found the line {b' '.join(wrong)[:60]!r}, wanted {sum(widths)} numbers")
+    numbers = array("d")
+    for line in lines:
+        fields = line.split()
+        if len(fields) != sum(widths):
+            raise PointFileError(f"found the line {line[:60]!r}, wanted {sum(widths)} numbers")
+        numbers.extend(parse_numbers(fields))
+    table = np.array(numbers, np.float64).reshape(-1, sum(widths))
     columns = []
     for name, first in zip(row.names, np.cumsum([0, *widths]), strict=False):
-        kind = row[name].base
-        number = float if kind.kind == "f" else int
-        try:
-            with np.errstate(over="ignore"):  # becomes infinite, which is refused later
-                columns.append(np.array([number(line[first]) for line in lines], kind))
-        except (ValueError, OverflowError) as error:
-            raise PointFileError(f"found {error}, wanted numbers of type {kind}") from None
-    return columns
+        columns.append(typed(table[:, first], row[name].base))
+    return columns, []
 
 
-def _binary(data: bytes, row: np.dtype, count: int) -> list[np.ndarray]:
-    if len(data) != count * row.itemsize:
+def _binary(data: bytes, row: np.dtype, count: int) -> tuple[list[np.ndarray], list[str]]:
+    size = count * row.itemsize
+    padding = len(data) - size
+    if padding < 0 or data[size:].strip(b"\0\r\n "):
         raise PointFileError(
             f"found {len(data)} bytes of data, wanted {count} x {row.itemsize} by the header"
         )
-    table = np.frombuffer(data, row)
-    return [table[name][:, 0] for name in row.names]
+    table = np.frombuffer(data, row, count)
+    return [table[name][:, 0] for name in row.names], _left(padding)
 
 
-def _binary_compressed(data: bytes, row: np.dtype, count: int) -> list[np.ndarray]:
+def _binary_compressed(data: bytes, row: np.dtype, count: int) -> tuple[list[np.ndarray], list[str]]:
     packed, full = struct.unpack_from("<II", data) if len(data) >= 8 else (0, 0)
-    if len(data) != 8 + packed or full != count * row.itemsize:
+    if len(data) < 8 + packed or full != count * row.itemsize:
         raise PointFileError(
             f"found {len(data)} bytes that announce {packed} packed and {full} unpacked bytes, "
             f"wanted 8 + {packed} bytes and {count} x {row.itemsize} unpacked by the header"
         )
-    raw = _lzf_decompress(data[8:], full)
+    check_room(full, len(data), "points")
+    raw = data[8 : 8 + packed]
+    if packed != full:  # what does not get smaller is stored as it is
+        raw = _lzf_decompress(raw, full)
     columns, start = [], 0
     for name in row.names:  # unlike in a binary file, all values of a field lie together
         values = np.frombuffer(raw, row[name].base, count * row[name].shape[0], start)
         columns.append(values.reshape(count, -1)[:, 0])
         start += values.nbytes
-    return columns
+    return columns, _left(len(data) - 8 - packed)
+
+
+def _left(padding: int) -> list[str]:
+    return [f"left out {padding} bytes after the data"] if padding else []
 
 
 def _lzf_decompress(data: bytes, size: int) -> bytes:
@@ -141,6 +154,8 @@ def _lzf_decompress(data: bytes, size: int) -> bytes:
                 raise IndexError
             piece = out[first : first + length]
             out += (piece * (length // len(piece) + 1))[:length]  # a reference may run into what it writes
+            if len(out) > size:
+                break
     except IndexError:
         out.clear()
     if len(out) != size or at != len(data):

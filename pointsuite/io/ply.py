@@ -1,12 +1,15 @@
 """PLY: ascii and binary, points or a mesh. The data must be exactly as long as the header says."""
 
+import re
 import struct
+from array import array
 from typing import NamedTuple
 
 import numpy as np
 
-from pointsuite.io.mesh import triangles
-from pointsuite.io.point_file import PointFileError
+from pointsuite.io.fields import by_name
+from pointsuite.io.point_file import Arrays, PointFileError, parse_numbers, text_of, typed
+from pointsuite.io.triangulate import triangulate
 
 _CODES = {
     code: code_of
@@ -22,6 +25,7 @@ _CODES = {
     }.items()
     for code in names
 }  # PLY's names of the types to those of `struct` and numpy
+_HEADER = 1 << 20  # bytes
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
@@ -37,44 +41,54 @@ class _Element(NamedTuple):
     properties: list[_Property]
 
 
-def read_ply(data: bytes) -> dict[str, np.ndarray]:
-    """Points, normals, colors and part of the vertices (where they have them) and the faces as triangles."""
+def read_ply(data: bytes) -> Arrays:
+    """The vertices' points, normals, colors and part, called as in `pointsuite.io.fields`; and faces, as
+    triangles: of polygons, strips (tristrips) and fans (trifans). Other elements are named in the notes."""
     order, elements, start = _header(data)
-    source = _Binary(data[start:], order) if order else _Ascii(data[start:])
-    mesh, polygons = None, []
+    source = _Binary(data, start, order) if order else _Ascii(data[start:])
+    arrays, faces, notes, left = None, [], [], []
     for element in elements:
         if element.name == "vertex":
-            mesh = _vertices(element, source)
-        elif element.name == "face":
-            polygons = _polygons(element, source)
+            arrays = _vertices(element, source)
+        elif element.name in _SURFACES:
+            faces.append((_SURFACES[element.name], *_faces(element, source)))
         else:
-            _rows(element, source)
+            source.lists(element)
+            left += [element.name] * (element.count > 0)
     if source.at != source.size:
         raise PointFileError(
             f"found {source.size} {source.unit} after the header, wanted {source.at} by its counts"
         )
-    if mesh is None:
+    if arrays is None:
         raise PointFileError(f"found the elements {[e.name for e in elements]}, wanted a vertex element")
-    return mesh | {"faces": triangles(polygons, len(mesh["points"]))}
+    triangles = []
+    for cut, sizes, corners in faces:
+        found, more = triangulate(arrays["points"], *cut(sizes, corners))
+        triangles.append(found)
+        notes += more
+    arrays["faces"] = np.concatenate(triangles) if triangles else np.empty((0, 3), np.int64)
+    if left:
+        notes.append(f"left out the elements {', '.join(left)}")
+    arrays.notes += notes
+    return arrays
 
 
 def _header(data: bytes) -> tuple[str, list[_Element], int]:
     """The byte order ("" for ascii), the elements and where the data begins."""
-    if not data.startswith(b"ply"):
+    if not re.match(rb"ply[ \t]*\r?\n", data):
         raise PointFileError(f"found {data[:20]!r} as the first bytes, wanted a PLY header")
-    stop = data.find(b"end_header")
-    start = data.find(b"\n", stop) + 1
-    if stop < 0 or start == 0:
+    end = re.compile(rb"^end_header[ \t]*\r?\n", re.MULTILINE).search(data, 0, _HEADER)
+    if end is None:
         raise PointFileError("found no end of the PLY header, wanted a line end_header")
     order, elements = None, []
-    for raw in data[:stop].splitlines()[1:]:
+    for raw in data[: end.start()].splitlines()[1:]:
         line = raw.decode("latin-1")
         match line.split():
             case [] | ["comment" | "obj_info", *_]:
                 pass
-            case ["format", name, "1.0"] if name in _ORDERS:
+            case ["format", name, "1.0"] if name in _ORDERS and order is None:
                 order = _ORDERS[name]
-            case ["element", name, count] if count.isdecimal():
+            case ["element", name, count] if count.isdecimal() and len(count) < 16:
                 elements.append(_Element(name, int(count), []))
             case ["property", "list", length, kind, name] if elements and _CODES.get(length, "f") not in "fd":
                 elements[-1].properties.append(_Property(name, _code(kind, line), _CODES[length]))
@@ -84,7 +98,14 @@ def _header(data: bytes) -> tuple[str, list[_Element], int]:
                 raise PointFileError(f"found the header line {line[:60]!r}, wanted PLY 1.0")
     if order is None:
         raise PointFileError("found no format line in the PLY header, wanted ascii or binary")
-    return order, elements, start
+    for what, names in [
+        ("elements", elements),
+        *((f"properties of {e.name}", e.properties) for e in elements),
+    ]:
+        names = [each.name for each in names]
+        if len(set(names)) < len(names):
+            raise PointFileError(f"found the {what} {names[:20]}, wanted none nor a name twice")
+    return order, elements, end.end()
 
 
 def _code(kind: str, line: str) -> str:
@@ -94,21 +115,28 @@ def _code(kind: str, line: str) -> str:
 
 
 class _Binary:
+    """The bytes behind the header, and how far they were read; an ascii file's numbers look the same."""
+
     unit = "bytes"
 
-    def __init__(self, data: bytes, order: str):
-        self.data, self.order, self.at, self.size = data, order, 0, len(data)
+    def __init__(self, data: bytes, start: int, order: str):
+        self.data, self.order, self.at = memoryview(data)[start:], order, 0
+        self.size = len(self.data)
 
-    def take(self, code: str, count: int) -> tuple:
-        layout = f"{self.order}{count}{code}"
-        return struct.unpack_from(layout, self.data, self._advance(struct.calcsize(layout)))
+    def width(self, code: str) -> int:
+        return struct.calcsize(code)
 
-    def columns(self, codes: list[str], count: int) -> list[np.ndarray]:
+    def table(self, codes: list[str], count: int) -> list[np.ndarray]:
+        """Columns of these types."""
         row = np.dtype([(str(i), self.order + code) for i, code in enumerate(codes)])
-        table = np.frombuffer(self.data, row, count, self._advance(row.itemsize * count))
+        table = np.frombuffer(self.data, row, count, self.advance(row.itemsize * count))
         return [table[name] for name in row.names]
 
-    def _advance(self, size: int) -> int:
+    def numbers(self, code: str, at: int, count: int = 1) -> np.ndarray:
+        return np.frombuffer(self.data, self.order + code, count, at)
+
+    def advance(self, size: int) -> int:
+        """Where the next `size` bytes begin."""
         start, self.at = self.at, self.at + size
         if self.at > self.size:
             raise PointFileError(
@@ -116,67 +144,171 @@ class _Binary:
             )
         return start
 
+    def lists(self, element: _Element, wanted: str | None = None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Pass over the rows of an element; of its list `wanted` the lengths and the numbers in a row."""
+        codes = [code for p in element.properties for code in (p.length_code, p.code) if code]
+        if not codes:
+            raise PointFileError(f"found no properties of the element {element.name}, wanted some")
+        least = sum(self.width(p.length_code or p.code) for p in element.properties)
+        start = self.advance(least * element.count)  # no file is shorter than without anything in its lists
+        if not any(p.length_code for p in element.properties) or not element.count:
+            return (np.empty(0, np.int64),) * 2
+        self.at = start
+        return self._equal_lists(element, wanted) or self._any_lists(element, wanted)
+
+    def _equal_lists(self, element: _Element, wanted: str | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Where all rows are as long as the first: at once."""
+        fields, at, place = [], self.at, None
+        for p in element.properties:
+            length = 1
+            if p.length_code:
+                if at + self.width(p.length_code) > self.size:
+                    return None
+                length = self._length(p, at)
+                fields.append((f"n{len(fields)}", p.length_code, 1, length))
+                at += self.width(p.length_code)
+            if p.name == wanted:
+                place = len(fields)
+            fields.append((f"v{len(fields)}", p.code, length, None))
+            at += length * self.width(p.code)
+        rows = self._rows(fields, element.count)
+        if rows is None:
+            return None
+        for name, _, _, length in fields:
+            if length is not None and (rows[name] != length).any():
+                return None
+        self.advance((at - self.at) * element.count)
+        if place is None:
+            return (np.empty(0, np.int64),) * 2
+        values = rows[fields[place][0]]
+        return np.full(element.count, values.shape[1]), values.reshape(-1)
+
+    def _rows(self, fields: list[tuple], count: int):
+        row = np.dtype(
+            [(name, self.order + code, (n,) if name[0] == "v" else ()) for name, code, n, _ in fields]
+        )
+        fits = row.itemsize * count <= self.size - self.at
+        return np.frombuffer(self.data, row, count, self.at) if fits else None
+
+    def _any_lists(self, element: _Element, wanted: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Row by row."""
+        lengths, pieces = array("q"), []
+        for _ in range(element.count):
+            for p in element.properties:
+                length = 1
+                if p.length_code:
+                    start = self.advance(self.width(p.length_code))
+                    length = self._length(p, start)
+                start = self.advance(length * self.width(p.code))
+                if p.name == wanted:
+                    lengths.append(length)
+                    pieces.append((start, length))
+        kind = next((p.code for p in element.properties if p.name == wanted), "i")
+        values = [self.numbers(kind, start, length) for start, length in pieces if length]
+        return np.asarray(lengths), np.concatenate(values) if values else np.empty(0, np.int64)
+
+    def _length(self, p: _Property, at: int) -> int:
+        length = int(self.numbers(p.length_code, at)[0])
+        if length < 0:
+            raise PointFileError(f"found a list of {length} numbers, wanted 0 or more")
+        return length
+
 
 class _Ascii(_Binary):
+    """All numbers of the text, each of width 1."""
+
     unit = "numbers"
 
     def __init__(self, data: bytes):
-        self.data = data.split()
-        self.at, self.size = 0, len(self.data)
+        fields = text_of(data).split()
+        values = array("d")
+        for first in range(0, len(fields), 3):
+            values.extend(parse_numbers(fields[first : first + 3]))
+        self.data, self.at, self.size = np.asarray(values), 0, len(values)
 
-    def take(self, code: str, count: int) -> list:
-        start = self._advance(count)
-        fields = self.data[start : start + count]
-        try:
-            return [float(field) if code in "fd" else int(field) for field in fields]
-        except ValueError:
-            raise PointFileError(f"found {b' '.join(fields)[:60]!r}, wanted {count} numbers") from None
+    def width(self, code: str) -> int:
+        return 1
 
-    def columns(self, codes: list[str], count: int) -> list[np.ndarray]:
-        table = np.array(self.take("d", count * len(codes)), np.float64)
-        return list(table.reshape(count, len(codes)).T)
+    def table(self, codes: list[str], count: int) -> list[np.ndarray]:
+        start = self.advance(count * len(codes))
+        table = self.data[start : self.at].reshape(count, len(codes))
+        return [typed(column, code) for column, code in zip(table.T, codes, strict=True)]
+
+    def numbers(self, code: str, at: int, count: int = 1) -> np.ndarray:
+        return typed(self.data[at : at + count], code)
+
+    def _rows(self, fields: list[tuple], count: int) -> dict[str, np.ndarray] | None:
+        width = sum(n for _, _, n, _ in fields)
+        if width * count > self.size - self.at:
+            return None
+        table = self.data[self.at : self.at + width * count].reshape(count, width)
+        rows, first = {}, 0
+        for name, code, n, _ in fields:
+            column = table[:, first : first + n]
+            rows[name] = typed(column.reshape(-1), code).reshape(count, n) if name[0] == "v" else column[:, 0]
+            first += n
+        return rows
 
 
-def _vertices(element: _Element, source: _Binary) -> dict[str, np.ndarray]:
+def _vertices(element: _Element, source: _Binary) -> Arrays:
     names = [p.name for p in element.properties]
-    codes = {p.name: p.code for p in element.properties if not p.length_code}
-    if len(codes) < len(names) or not codes.keys() >= set("xyz"):
-        raise PointFileError(
-            f"found the vertex properties {names}, wanted x, y, z and no lists nor a name twice"
-        )
-    columns = dict(zip(names, source.columns(list(codes.values()), element.count), strict=True))
-    arrays = {"points": np.stack([columns[name] for name in "xyz"], axis=1)}
-    if columns.keys() >= {"nx", "ny", "nz"}:
-        arrays["normals"] = np.stack([columns[name] for name in ("nx", "ny", "nz")], axis=1)
-    rgb = ("red", "green", "blue")
-    if columns.keys() >= set(rgb):
-        colors = np.stack([columns[name] for name in rgb], axis=1).astype(np.float64)
-        # Whole numbers say by their type what full brightness is, also in an ascii file.
-        arrays["colors"] = colors / (1 if codes["red"] in "fd" else np.iinfo(codes["red"]).max)
-    for name in {"part", "label"} & columns.keys():
-        arrays["part"] = columns[name]
-    return arrays
+    if any(p.length_code for p in element.properties):
+        raise PointFileError(f"found the vertex properties {names[:20]}, wanted x, y, z and no lists")
+    if not names:
+        raise PointFileError("found no properties of the element vertex, wanted x, y and z")
+    columns = source.table([p.code for p in element.properties], element.count)
+    return by_name(names, columns, "vertex properties")
 
 
-def _polygons(element: _Element, source: _Binary) -> list:
-    for i, (name, code, length_code) in enumerate(element.properties):
-        if name in ("vertex_indices", "vertex_index") and length_code and code not in "fd":
-            return [row[i] for row in _rows(element, source)]
+def _faces(element: _Element, source: _Binary) -> tuple[np.ndarray, np.ndarray]:
+    """The lengths of the lists of vertices, and these in a row."""
+    for p in element.properties:
+        if p.name in ("vertex_indices", "vertex_index") and p.length_code and p.code not in "fd":
+            return source.lists(element, p.name)
     names = [p.name for p in element.properties]
     raise PointFileError(f"found the face properties {names}, wanted a list vertex_indices of whole numbers")
 
 
-def _rows(element: _Element, source: _Binary) -> list[list]:
-    """For each row the values of each property: a sequence, of one number where the property is no list."""
-    if not element.properties:
-        raise PointFileError(f"found no properties of the element {element.name}, wanted some")
-    rows = []
-    for _ in range(element.count):
-        row = []
-        for _, code, length_code in element.properties:
-            length = source.take(length_code, 1)[0] if length_code else 1
-            if length < 0:
-                raise PointFileError(f"found a list of {length} numbers, wanted 0 or more")
-            row.append(source.take(code, length))
-        rows.append(row)
-    return rows
+def _polygons(sizes: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return sizes, corners
+
+
+def _strips(sizes: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each corner from the third on makes a triangle with the two before it; every other one is turned."""
+    ends, run, along = _runs(sizes, corners)
+    a, b, c = (ends[i : len(ends) - 2 + i] for i in range(3))
+    kept = (a >= 0) & (b >= 0) & (c >= 0)
+    odd = along[: len(kept)] % 2 == 1
+    triangles = np.stack([np.where(odd, b, a), np.where(odd, a, b), c], axis=1)
+    return _distinct(triangles[kept])
+
+
+def _fans(sizes: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each corner from the third on makes a triangle with the first and the one before it."""
+    ends, run, along = _runs(sizes, corners)
+    kept = (ends[1:] >= 0) & (ends[:-1] >= 0) & (along[:-1] > 0)
+    triangles = np.stack([ends[run[:-1]], ends[:-1], ends[1:]], axis=1)
+    return _distinct(triangles[kept])
+
+
+def _runs(sizes: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The lists with a -1 after each, where the run of each entry begins, and how far along that it is."""
+    if (corners < -1).any():
+        raise PointFileError(
+            f"found the vertex {corners.min()} in a strip, wanted -1 between strips or a vertex"
+        )
+    ends = np.insert(corners.astype(np.int64), np.cumsum(sizes), -1)
+    place = np.arange(len(ends))
+    begins = np.r_[True, ends[:-1] < 0] if len(ends) else np.zeros(0, bool)
+    run = np.maximum.accumulate(np.where(begins, place, 0))
+    return ends, run, place - run
+
+
+def _distinct(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without those that repeat a corner, which only lead from one strip to the next."""
+    a, b, c = triangles.T
+    triangles = triangles[(a != b) & (b != c) & (c != a)]
+    return np.full(len(triangles), 3), triangles.reshape(-1)
+
+
+_SURFACES = {"face": _polygons, "tristrips": _strips, "tristrip": _strips, "trifans": _fans, "trifan": _fans}

@@ -1,7 +1,9 @@
 """Modules of point networks."""
 
 from .attention import NeighbourAttention, PointAttention
+from .levels import global_frame, sample_levels
 from .mlp import ChannelNorm, check_in_channels, check_inputs, classification_head, mlp
+from .surface_backbone import SurfaceBackbone, SurfaceGeometry
 from .surface_conv import SurfaceConv, SurfaceEmbedding
 from .surface_propagation import SurfacePropagation
 
@@ -9,11 +11,15 @@ __all__ = [
     "ChannelNorm",
     "NeighbourAttention",
     "PointAttention",
+    "SurfaceBackbone",
     "SurfaceConv",
     "SurfaceEmbedding",
+    "SurfaceGeometry",
     "SurfacePropagation",
     "check_in_channels",
     "check_inputs",
     "classification_head",
+    "global_frame",
     "mlp",
+    "sample_levels",
 ]

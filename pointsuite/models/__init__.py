@@ -1,24 +1,9 @@
-"""Networks for point clouds."""
+"""Networks of point clouds, a published system a file. Importing this registers and exports them all."""
 
-from .base import PointCloudModel, StackClouds
-from .classifier import PointCloudClassifier
-from .dgcnn import DGCNNClassifier
-from .part_segmenter import PointCloudPartSegmenter
-from .pointnet import PointNetClassifier
-from .pointnet2 import PointNet2Classifier
-from .riconv2 import RIConv2Classifier
-from .risurconv import RISurConvClassifier
-from .risurconv_partseg import RISurConvPartSegmenter
+from pointsuite.engine.registry import import_package
 
-__all__ = [
-    "DGCNNClassifier",
-    "PointCloudClassifier",
-    "PointCloudModel",
-    "PointCloudPartSegmenter",
-    "PointNet2Classifier",
-    "PointNetClassifier",
-    "RIConv2Classifier",
-    "RISurConvClassifier",
-    "RISurConvPartSegmenter",
-    "StackClouds",
-]
+from .base import CloudNetwork, PointCloudModel
+
+__all__ = ["CloudNetwork", "PointCloudModel"]
+
+import_package(__name__)

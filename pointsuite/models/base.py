@@ -1,12 +1,47 @@
-"""What the MMEngine models of clouds share: stacking a batch, a network, a loss, test-time augmentation."""
+"""What networks of clouds share, and what their MMEngine models do."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from pointsuite.engine.registry import MODELS
+from pointsuite.datasets import PointDataSample
+from pointsuite.engine.network import Network
+from pointsuite.engine.task_model import TaskModel, stack_inputs
+from pointsuite.registry import MODELS
 
 from .voting import Votes
+
+
+def example_clouds(batch: int, size: int) -> Tensor:
+    """Random points with unit normals (B, N, 6): ellipsoids, each of its own axes, denser on one side."""
+    axes = 0.3 + 0.7 * torch.rand(batch, 1, 3)
+    unit = normalize(torch.randn(batch, size, 3) + 0.5, dim=-1)
+    return torch.cat([unit * axes, normalize(unit / axes, dim=-1)], -1)
+
+
+class CloudNetwork(Network, nn.Module):
+    """A published network of clouds: (B, N, 6) points and unit normals -> logits.
+
+    Its variants are options of the class, of which each names those that are not the defaults.
+    """
+
+    example_sizes = (512, 600)
+
+    @classmethod
+    def create(cls, arch: str | Mapping[str, Any], **options) -> nn.Module:
+        return cls(**{**cls.find_arch(arch), **options})
+
+    @classmethod
+    def smallest(cls, **options) -> nn.Module:
+        return cls.create(next(iter(cls.archs)), **options)
+
+    def example_inputs(self, batch: int = 2, size: int | tuple[int] = 1024) -> tuple[Tensor, ...]:
+        """Random arguments of :meth:`forward`; ``size`` is the number of points."""
+        return (example_clouds(batch, size if isinstance(size, int) else size[0]),)
 
 
 @MODELS.register_module()
@@ -15,29 +50,26 @@ class StackClouds(BaseDataPreprocessor):
 
     def forward(self, data: dict, training: bool = False) -> dict:
         data = self.cast_data(data)
-        clouds = data["inputs"]
-        if not isinstance(clouds, Tensor):
-            sizes = {tuple(cloud.shape) for cloud in clouds}
-            if len(sizes) > 1:
-                raise ValueError(
-                    f"clouds of one batch must have one shape, found {sorted(sizes)}: "
-                    "add pointsuite.SamplePoints to the pipeline"
-                )
-            data["inputs"] = torch.stack(list(clouds))
-        return data
+        clouds = stack_inputs(data["inputs"], "clouds", "add pointsuite.SamplePoints to the pipeline")
+        return {**data, "inputs": clouds}
 
 
-class PointCloudModel(BaseModel):
+class PointCloudModel(TaskModel):
     """A network of clouds with its loss; a subclass says what they are fed.
 
     Args:
         network: config or module.
-        loss: config of a module (logits, truth) -> scalar; cross-entropy by default.
+        loss: config of a module (logits, truth) -> scalar; cross-entropy by default. It may weight the
+            classes: dict(type="CrossEntropyLoss", weight=[1.0, 5.0]).
         votes: arguments of :class:`~pointsuite.models.voting.Votes`, the test-time augmentation of mode
             "predict", as dict(num=10, scale=(0.8, 1.25)); none by default.
         data_preprocessor: config; :class:`StackClouds` by default.
         init_cfg: see MMEngine.
     """
+
+    registry = MODELS
+    sample_class = PointDataSample
+    preprocessor = "pointsuite.StackClouds"
 
     def __init__(
         self,
@@ -47,10 +79,8 @@ class PointCloudModel(BaseModel):
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ):
-        super().__init__(data_preprocessor or {"type": "pointsuite.StackClouds"}, init_cfg)
-        self.network = MODELS.build(network) if isinstance(network, dict) else network
-        loss = loss or {"type": "CrossEntropyLoss"}
-        self.criterion = MODELS.build(loss) if isinstance(loss, dict) else loss
+        super().__init__(network, data_preprocessor, init_cfg)
+        self.criterion = self.build_loss(loss or {"type": "CrossEntropyLoss"})
         self.votes = Votes(**(votes or {}))
 
 

@@ -1,10 +1,12 @@
 """Any network of clouds as an MMEngine model that classifies them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from pointsuite.datasets import PointDataSample
-from pointsuite.engine.registry import MODELS
+from pointsuite.registry import MODELS
 
 from .base import PointCloudModel
 
@@ -17,22 +19,15 @@ class PointCloudClassifier(PointCloudModel):
     losses, whose names contain "loss". The loss takes logits (B, C) and labels (B,).
     """
 
-    def forward(
-        self, inputs: Tensor, data_samples: list[PointDataSample] | None = None, mode: str = "tensor"
-    ):
-        """Logits for mode "tensor", {"loss": ...} for "loss", samples with predictions for "predict"."""
-        if mode == "tensor":
-            return self.network(inputs)
-        if mode == "loss":
-            if hasattr(self.network, "forward_losses"):
-                logits, losses = self.network.forward_losses(inputs)
-            else:
-                logits, losses = self.network(inputs), {}
-            labels = torch.stack([sample.gt_label for sample in data_samples])
-            return {"loss": self.criterion(logits.float(), labels), **losses}
-        if mode != "predict":
-            raise ValueError(f"mode must be 'tensor', 'loss' or 'predict', found {mode!r}")
-        samples = data_samples or [PointDataSample() for _ in inputs]
-        for sample, scores in zip(samples, self.votes(self.network, inputs), strict=True):
+    def loss(self, inputs: Tensor, data_samples: Sequence[PointDataSample]) -> dict[str, Tensor]:
+        if hasattr(self.network, "forward_losses"):
+            logits, losses = self.network.forward_losses(inputs)
+        else:
+            logits, losses = self.network(inputs), {}
+        labels = torch.stack([sample.gt_label for sample in data_samples])
+        return {"loss": self.criterion(logits.float(), labels), **losses}
+
+    def predict(self, inputs: Tensor, data_samples: Sequence[PointDataSample]) -> list[PointDataSample]:
+        for sample, scores in zip(data_samples, self.votes(self.network, inputs), strict=True):
             sample.set_data({"pred_scores": scores, "pred_label": scores.argmax()})
-        return samples
+        return list(data_samples)

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, linear
 
-from pointsuite.engine.registry import MODELS
-from pointsuite.engine.zoo import register_model
+from pointsuite.engine.zoo import ZOO
 from pointsuite.layers import ChannelNorm, check_in_channels, check_inputs, classification_head, mlp
 from pointsuite.ops import gather_points, knn
+from pointsuite.registry import MODELS
+
+from .base import CloudNetwork
 
 SLOPE = 0.2  # of every leaky ReLU
 LeakyReLU = partial(nn.LeakyReLU, SLOPE)
@@ -53,8 +55,8 @@ class EdgeConv(nn.Module):
         return leaky_relu(self.norm(hidden).amax(2), SLOPE)
 
 
-@MODELS.register_module()
-class DGCNNClassifier(nn.Module):
+@ZOO.register_network("dgcnn", MODELS)
+class DGCNNClassifier(CloudNetwork):
     """DGCNN's classifier: (B, N, 6) points and unit normals -> (B, num_classes) logits, for any N >= k.
 
     Args:
@@ -69,6 +71,22 @@ class DGCNNClassifier(nn.Module):
     Raises:
         ValueError: points of the wrong shape, fewer than k, NaN or infinity.
     """
+
+    title = "DGCNN"
+    folder = "baselines"
+    paper = (
+        'Wang, Sun, Liu, Sarma, Bronstein, Solomon, "Dynamic Graph CNN for Learning on Point Clouds", '
+        "ACM Transactions on Graphics 2019, arXiv 1801.07829"
+    )
+    code = "WangYueFt/dgcnn"
+    licence = "MIT"
+    archs = {"cls": {}}
+    num_parameters = {"cls": 1_809_704}
+    exempt = {
+        "rotation": "reads coordinates as they are",
+        "translation": "reads coordinates as they are",
+        "packs": "no published run is pinned",
+    }
 
     def __init__(
         self,
@@ -102,9 +120,3 @@ class DGCNNClassifier(nn.Module):
             outputs.append(x)
         x = self.embedding(torch.cat(outputs, -1))
         return self.head(torch.cat([x.amax(1), x.mean(1)], -1))
-
-
-@register_model
-def dgcnn_cls(num_classes: int = 40, **kwargs) -> DGCNNClassifier:
-    """The published classifier, with normals unless in_channels=3."""
-    return DGCNNClassifier(num_classes, **kwargs)

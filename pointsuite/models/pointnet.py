@@ -8,9 +8,11 @@ Published code: charlesq34/pointnet (TensorFlow), MIT. This is an independent im
 import torch
 from torch import Tensor, nn
 
-from pointsuite.engine.registry import MODELS
-from pointsuite.engine.zoo import register_model
+from pointsuite.engine.zoo import ZOO
 from pointsuite.layers import check_in_channels, check_inputs, classification_head, mlp
+from pointsuite.registry import MODELS
+
+from .base import CloudNetwork
 
 
 class TransformNet(nn.Module):
@@ -30,8 +32,8 @@ class TransformNet(nn.Module):
         return self.matrix(self.hidden(self.points(x).amax(1))).unflatten(1, (self.dims, self.dims))
 
 
-@MODELS.register_module()
-class PointNetClassifier(nn.Module):
+@ZOO.register_network("pointnet", MODELS)
+class PointNetClassifier(CloudNetwork):
     """PointNet's classifier: (B, N, 6) points and unit normals -> (B, num_classes) logits, for any N >= 1.
 
     Args:
@@ -47,6 +49,22 @@ class PointNetClassifier(nn.Module):
     Raises:
         ValueError: points of the wrong shape, NaN or infinity.
     """
+
+    title = "PointNet"
+    folder = "baselines"
+    paper = (
+        'Qi, Su, Mo, Guibas, "PointNet: Deep Learning on Point Sets for 3D Classification and Segmentation", '
+        "CVPR 2017, arXiv 1612.00593"
+    )
+    code = "charlesq34/pointnet"
+    licence = "MIT"
+    archs = {"cls": {}}
+    num_parameters = {"cls": 3_474_353}
+    exempt = {
+        "rotation": "reads coordinates as they are",
+        "translation": "reads coordinates as they are",
+        "packs": "no published run is pinned",
+    }
 
     def __init__(
         self,
@@ -90,9 +108,3 @@ class PointNetClassifier(nn.Module):
             matrix = transform.to(torch.promote_types(transform.dtype, torch.float32))
             rest = torch.eye(matrix.shape[-1]).to(matrix) - matrix @ matrix.mT
             return logits, {"loss_transform": self.regularizer_weight * rest.square().sum((1, 2)).mean()}
-
-
-@register_model
-def pointnet_cls(num_classes: int = 40, **kwargs) -> PointNetClassifier:
-    """The published classifier, with normals unless in_channels=3."""
-    return PointNetClassifier(num_classes, **kwargs)

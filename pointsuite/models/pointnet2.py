@@ -8,35 +8,19 @@ One point differs from the published code: where a ball holds more points than a
 nearest (`pointsuite.ops.ball_query`), the published ones the first in the order of the input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from pointsuite.engine.registry import MODELS
-from pointsuite.engine.zoo import register_model
+from pointsuite.engine.zoo import ZOO
 from pointsuite.layers import ChannelNorm, check_in_channels, check_inputs, classification_head, mlp
 from pointsuite.ops import ball_query, farthest_point_sample, gather_points
+from pointsuite.registry import MODELS
 
-# One entry a level; in it one entry a scale. Radii are for clouds in the unit sphere.
-ARCHS = {
-    "ssg": {
-        "centres": (512, 128),
-        "radii": ((0.2,), (0.4,)),
-        "neighbours": ((32,), (64,)),
-        "channels": (((64, 64, 128),), ((128, 128, 256),)),
-    },
-    "msg": {
-        "centres": (512, 128),
-        "radii": ((0.1, 0.2, 0.4), (0.2, 0.4, 0.8)),
-        "neighbours": ((16, 32, 128), (32, 64, 128)),
-        "channels": (
-            ((32, 32, 64), (64, 64, 128), (64, 96, 128)),
-            ((64, 64, 128), (128, 128, 256), (128, 128, 256)),
-        ),
-    },
-}
+from .base import CloudNetwork
 
 
 class BallPointNet(nn.Module):
@@ -78,14 +62,14 @@ class SetAbstraction(nn.Module):
         return centres, torch.cat([scale(centres, xyz, values) for scale in self.scales], -1)
 
 
-@MODELS.register_module()
-class PointNet2Classifier(nn.Module):
+@ZOO.register_network("pointnet2", MODELS)
+class PointNet2Classifier(CloudNetwork):
     """PointNet++'s classifier: (B, N, 6) points and unit normals -> (B, num_classes) logits.
 
     Args:
         num_classes: classes.
-        arch: "ssg" (single-scale grouping), "msg" (multi-scale grouping), or a dict with the keys of
-            ``ARCHS["ssg"]``.
+        arch: "ssg" (single-scale grouping), "msg" (multi-scale grouping), or a dict as those in ``archs``:
+            one entry a level, in it one entry a scale. Radii are for clouds in the unit sphere.
         in_channels: 6, or 3 to take coordinates only.
         global_channels: of the last perceptron, over all centres of the last level.
         head_dims, dropout: hidden widths of the classifying head, and the dropout after each.
@@ -95,10 +79,42 @@ class PointNet2Classifier(nn.Module):
             the first level's centres, NaN or infinity.
     """
 
+    title = "PointNet++"
+    folder = "baselines"
+    paper = (
+        'Qi, Yi, Su, Guibas, "PointNet++: Deep Hierarchical Feature Learning on Point Sets in a Metric '
+        'Space", NeurIPS 2017, arXiv 1706.02413'
+    )
+    code = "charlesq34/pointnet2"
+    licence = "MIT"
+    archs = {
+        "ssg_cls": {
+            "centres": (512, 128),
+            "radii": ((0.2,), (0.4,)),
+            "neighbours": ((32,), (64,)),
+            "channels": (((64, 64, 128),), ((128, 128, 256),)),
+        },
+        "msg_cls": {
+            "centres": (512, 128),
+            "radii": ((0.1, 0.2, 0.4), (0.2, 0.4, 0.8)),
+            "neighbours": ((16, 32, 128), (32, 64, 128)),
+            "channels": (
+                ((32, 32, 64), (64, 64, 128), (64, 96, 128)),
+                ((64, 64, 128), (128, 128, 256), (128, 128, 256)),
+            ),
+        },
+    }
+    num_parameters = {"ssg_cls": 1_472_552, "msg_cls": 1_743_336}
+    exempt = {
+        "rotation": "reads coordinates as they are",
+        "translation": "reads coordinates as they are",
+        "packs": "no published run is pinned",
+    }
+
     def __init__(
         self,
         num_classes: int = 40,
-        arch: str | dict = "ssg",
+        arch: str | Mapping[str, Any] = "ssg",
         *,
         in_channels: int = 6,
         global_channels: tuple[int, ...] = (256, 512, 1024),
@@ -107,17 +123,15 @@ class PointNet2Classifier(nn.Module):
     ):
         super().__init__()
         check_in_channels(in_channels)
-        if isinstance(arch, str) and arch not in ARCHS:
-            raise ValueError(f"arch must be one of {tuple(ARCHS)} or a dict, found {arch!r}")
-        arch = ARCHS[arch] if isinstance(arch, str) else arch
-        if set(arch) != set(ARCHS["ssg"]) or len({len(levels) for levels in arch.values()}) > 1:
-            raise ValueError(f"arch must have {tuple(ARCHS['ssg'])}, one entry a level in each, found {arch}")
+        arch = self.find_arch(f"{arch}_cls" if arch in ("ssg", "msg") else arch)
+        if len({len(levels) for levels in arch.values()}) > 1:
+            raise ValueError(f"arch must have one entry a level in each of {tuple(arch)}, found {arch}")
         if list(arch["centres"]) != sorted(arch["centres"], reverse=True):
             raise ValueError(f"centres must not grow from level to level, found {tuple(arch['centres'])}")
         self.in_channels = in_channels
         self.levels = nn.ModuleList()
         width = in_channels - 3
-        for centres, *scales in zip(*(arch[key] for key in ARCHS["ssg"]), strict=True):
+        for centres, *scales in zip(*(arch[key] for key in self.archs["ssg_cls"]), strict=True):
             scales = [BallPointNet(r, k, width, channels) for r, k, channels in zip(*scales, strict=True)]
             self.levels.append(SetAbstraction(centres, scales))
             width = sum(channels[-1] for channels in arch["channels"][len(self.levels) - 1])
@@ -131,14 +145,6 @@ class PointNet2Classifier(nn.Module):
             xyz, values = level(xyz, values)
         return self.head(self.globals(torch.cat([xyz, values], -1)).amax(1))
 
-
-@register_model
-def pointnet2_ssg_cls(num_classes: int = 40, **kwargs) -> PointNet2Classifier:
-    """The published classifier with single-scale grouping, with normals unless in_channels=3."""
-    return PointNet2Classifier(num_classes, **({"arch": "ssg"} | kwargs))
-
-
-@register_model
-def pointnet2_msg_cls(num_classes: int = 40, **kwargs) -> PointNet2Classifier:
-    """The published classifier with multi-scale grouping, with normals unless in_channels=3."""
-    return PointNet2Classifier(num_classes, **({"arch": "msg"} | kwargs))
+    @classmethod
+    def create(cls, arch: str | Mapping[str, Any], **options) -> nn.Module:
+        return cls(arch=arch, **options)

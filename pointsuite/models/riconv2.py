@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from pointsuite.engine.registry import MODELS
-from pointsuite.engine.zoo import register_model
-from pointsuite.layers import ChannelNorm, check_inputs, classification_head, mlp
-from pointsuite.ops import farthest_point_sample, gather_points, knn, surface_features, weighted_normal
+from pointsuite.engine.zoo import ZOO
+from pointsuite.layers import ChannelNorm, check_inputs, classification_head, global_frame, mlp, sample_levels
+from pointsuite.ops import gather_points, knn, surface_features
+from pointsuite.registry import MODELS
+
+from .base import CloudNetwork
 
 NUM_INFORMATIVE_FEATURES = 8
 
@@ -87,8 +89,8 @@ class RIConv2(nn.Module):
         return self.norm(hidden).amax(2).relu()
 
 
-@MODELS.register_module()
-class RIConv2Classifier(nn.Module):
+@ZOO.register_network("riconv2", MODELS)
+class RIConv2Classifier(CloudNetwork):
     """RIConv++'s classifier: (B, N, 6) points and unit normals -> (B, num_classes) logits.
 
     Args:
@@ -104,7 +106,19 @@ class RIConv2Classifier(nn.Module):
             infinity.
     """
 
-    rotation_invariant = True
+    title = "RIConv++"
+    folder = "baselines"
+    paper = (
+        'Zhang, Hua, Yeung, "RIConv++: Effective Rotation Invariant Convolutions for 3D Point Clouds Deep '
+        'Learning", IJCV 2022, arXiv 2202.13094'
+    )
+    code = "cszyzhang/riconv2"
+    licence = "MIT"
+    archs = {"cls": {}}
+    num_parameters = {"cls": 421_800}
+    exempt = {
+        "packs": "no published run is pinned",
+    }
 
     def __init__(
         self,
@@ -140,20 +154,13 @@ class RIConv2Classifier(nn.Module):
         """Features and neighbours of every layer, in float32 or float64."""
         points = check_inputs(points, 6, max(self.centres[0], self.neighbours[0]))
         with torch.autocast(points.device.type, enabled=False):
-            xyz, normals = points.split(3, -1)
-            order = farthest_point_sample(xyz, self.centres[0])
-            centres, centre_normals = gather_points(xyz, order), gather_points(normals, order)
+            levels = sample_levels(*points.split(3, -1), self.centres)
             geometry = []
-            for count, k in zip(self.centres, self.neighbours, strict=True):
-                # Sampling is nested: the next layer's centres are the first of these.
-                centres, centre_normals = centres[:, :count], centre_normals[:, :count]
-                idx, _ = knn(centres, xyz, k)
-                geometry.append(informative_features(centres, centre_normals, xyz, normals, idx))
-                xyz, normals = centres, centre_normals
-            centroid = xyz.mean(1, keepdim=True)
-            normal = weighted_normal(xyz - centroid)[:, None]
-            idx = torch.arange(xyz.shape[1], device=xyz.device).expand(len(xyz), 1, -1)
-            geometry.append(informative_features(centroid, normal, xyz, normals, idx))
+            for others, centres, k in zip(levels, levels[1:], self.neighbours, strict=False):
+                idx, _ = knn(centres[0], others[0], k)
+                geometry.append(informative_features(*centres, *others, idx))
+            centroid, normal, idx = global_frame(levels[-1][0])
+            geometry.append(informative_features(centroid, normal, *levels[-1], idx))
         return geometry
 
     def forward_geometry(self, geometry: list[NeighbourGeometry]) -> Tensor:
@@ -166,8 +173,6 @@ class RIConv2Classifier(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         return self.forward_geometry(self.geometry(points))
 
-
-@register_model
-def riconv2_cls(num_classes: int = 40, width: int = 2, **kwargs) -> RIConv2Classifier:
-    """The published classifier for 1024 points; width 1 halves the centres."""
-    return RIConv2Classifier(num_classes, width, **kwargs)
+    @classmethod
+    def smallest(cls, **options) -> nn.Module:
+        return super().smallest(**{"width": 1, **options})

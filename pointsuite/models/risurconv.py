@@ -23,17 +23,25 @@ The published behaviour differs from ours in six points, each a flag (the publis
 """
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pointsuite.engine.checkpoint import rename_keys
-from pointsuite.engine.registry import MODELS
-from pointsuite.engine.zoo import register_model
-from pointsuite.layers import SurfaceConv
-from pointsuite.ops import farthest_point_sample, gather_points, knn, surface_features, weighted_normal
+from pointsuite.engine.checkpoint import CheckpointError, rename_keys
+from pointsuite.engine.zoo import ZOO
+from pointsuite.layers import SurfaceBackbone, SurfaceConv, SurfaceGeometry, global_frame
+from pointsuite.ops import surface_features
+from pointsuite.registry import MODELS
 
+from .base import CloudNetwork
+
+PAPER = (
+    'Zhang, Yang, Xiang, "RISurConv: Rotation Invariant Surface Attention-Augmented Convolutions for 3D '
+    'Point Cloud Classification and Segmentation", ECCV 2024, arXiv 2408.06110'
+)
 QUIRKS = {
     "batch_attention": ("none", "published"),
     "neighbour_order": ("sorted", "index", "torch"),
@@ -44,23 +52,14 @@ QUIRKS = {
 }
 
 
-class SurfaceGeometry(NamedTuple):
-    """What one layer needs of the coordinates."""
-
-    features: Tensor  # (B, S, K, 14)
-    idx: Tensor  # (B, S, K) int64, neighbours among the layer's input points, in angular order
-
-
-def find_neighbours(query: Tensor, points: Tensor, k: int, order: str = "sorted") -> Tensor:
-    """Indices (B, S, k) of the k nearest points, in the asked order (see the module's docstring)."""
-    if order == "torch":  # the expanded form and top-k of the published code
-        distance = (query**2).sum(-1, keepdim=True) + (points**2).sum(-1)[:, None]
-        distance = distance - 2 * query @ points.transpose(1, 2)
-        return distance.topk(k, dim=-1, largest=False, sorted=False).indices
-    idx, _ = knn(query, points, k)
-    if order == "index":  # all but the farthest by index, then the farthest
-        idx = torch.cat([idx[..., :-1].sort(-1).values, idx[..., -1:]], -1)
-    return idx
+def choose_quirks(reference_quirks: bool, **flags: str | None) -> dict[str, str]:
+    """Fill in flags that were left None and check the others."""
+    for name, value in flags.items():
+        if value is None:
+            flags[name] = QUIRKS[name][reference_quirks]
+        elif value not in QUIRKS[name]:
+            raise ValueError(f"{name} must be one of {QUIRKS[name]}, found {value!r}")
+    return flags
 
 
 class ValueProjection(nn.Module):
@@ -105,63 +104,6 @@ class EncoderLayer(nn.Module):
         return self.norm2(x + self.dropout(self.linear2(hidden)))
 
 
-class SurfaceBackbone(nn.Module):
-    """The set abstraction layers shared by RISurConv's networks: quirks, geometry, features of every layer.
-
-    Args:
-        centres, neighbours, channels: one entry a layer; a layer's centres are the first ones of the
-            previous layer's, in the order of farthest point sampling.
-        embed_channels: width of the embedded surface features.
-    """
-
-    def __init__(self, centres, neighbours, channels, embed_channels, neighbour_order, reference_sign):
-        super().__init__()
-        if not len(centres) == len(neighbours) == len(channels):
-            raise ValueError(
-                "centres, neighbours and channels must have one entry a layer, "
-                f"found {len(centres)}, {len(neighbours)} and {len(channels)}"
-            )
-        sources = [None, *centres]
-        for i, (source, count, k) in enumerate(zip(sources, centres, neighbours, strict=False)):
-            if source is not None and (count > source or k > source):
-                raise ValueError(
-                    f"layer {i} wants {count} centres of {k} neighbours, but has {source} points"
-                )
-        self.centres, self.neighbours = tuple(centres), tuple(neighbours)
-        self.neighbour_order, self.reference_sign = neighbour_order, reference_sign
-        self.layers = nn.ModuleList(
-            SurfaceConv(before, after, embed_channels)
-            for before, after in zip([0, *channels], channels, strict=False)
-        )
-
-    @torch.no_grad()
-    def geometry(self, xyz: Tensor, normals: Tensor) -> tuple[list[SurfaceGeometry], Tensor, Tensor]:
-        """Geometry of every layer, and the last layer's centres and normals."""
-        order = farthest_point_sample(xyz, self.centres[0])
-        centres, centre_normals = gather_points(xyz, order), gather_points(normals, order)
-        stages = []
-        for count, k in zip(self.centres, self.neighbours, strict=True):
-            # Sampling is nested: the next layer's centres are the first of these.
-            centres, centre_normals = centres[:, :count], centre_normals[:, :count]
-            idx = find_neighbours(centres, xyz, k, self.neighbour_order)
-            shift = 2 if count >= 1024 else 1
-            sign = self.reference_sign
-            features = surface_features(
-                centres, centre_normals, xyz, normals, idx, shift=shift, reference_sign=sign
-            )
-            stages.append(SurfaceGeometry(*features))
-            xyz, normals = centres, centre_normals
-        return stages, xyz, normals
-
-    def forward(self, stages: list[SurfaceGeometry]) -> list[Tensor]:
-        """Values (B, S_i, C_i) of every layer's centres."""
-        outputs, values = [], None
-        for layer, stage in zip(self.layers, stages, strict=True):
-            values = layer(*stage, values)
-            outputs.append(values)
-        return outputs
-
-
 def global_geometry(points: Tensor, sign: str, origin: str, reference_sign: str) -> SurfaceGeometry:
     """Geometry of a layer with one centre, the centroid, and all points (B, N, 3) as its neighbours.
 
@@ -169,94 +111,15 @@ def global_geometry(points: Tensor, sign: str, origin: str, reference_sign: str)
     three of six channels.
     """
     xyz, normals = points.split(3, -1)
-    centroid = xyz.mean(1, keepdim=True)
-    normal = weighted_normal(xyz - centroid, sign)[:, None]
-    idx = torch.arange(xyz.shape[1], device=xyz.device).expand(len(xyz), 1, -1)
+    centroid, normal, idx = global_frame(xyz, sign)
     origins = torch.zeros_like(centroid) if origin == "origin" else centroid
     return SurfaceGeometry(
         *surface_features(centroid, normal, xyz, normals, idx, origins=origins, reference_sign=reference_sign)
     )
 
 
-KEEP = (r".*", r"\g<0>")  # the last of rules that leave other keys as they are
-
-
-def fold_bias(state: dict[str, Tensor], linear: str, norm: str) -> None:
-    """Move the bias of a linear map right before a batch norm into the norm's running mean."""
-    state[f"{norm}.running_mean"] = state[f"{norm}.running_mean"] - state.pop(f"{linear}.bias")
-
-
-def convert_surface_layers(state: dict[str, Tensor], column_sum) -> dict[str, Tensor]:
-    """Published set abstraction layers, under any prefix, to `SurfaceConv`'s keys and shapes."""
-    names = {
-        "embedding.0": "embedding.conv1",
-        "embedding.1": "embedding.norm1",
-        "embedding.2": "embedding.conv2",
-        "embedding.3": "embedding.norm2",
-        "self_attention_0": "neighbour_attention",
-        "self_attention_1": "point_attention",
-        "risurconv.0": "conv",
-        "risurconv.1": "norm",
-    }
-    rules = [(rf"(.*\.){re.escape(old)}\.(.*)", rf"\1{new}.\2") for old, new in names.items()]
-    state = convert_attentions(rename_keys(state, [*rules, KEEP]), column_sum)
-    for prefix in [key.removesuffix("conv.bias") for key in state if key.endswith(".conv.bias")]:
-        fold_bias(state, f"{prefix}conv", f"{prefix}norm")
-    return state
-
-
-def convert_attentions(state: dict[str, Tensor], column_sum) -> dict[str, Tensor]:
-    """Published attentions, under any prefix, to `OffsetAttention`'s keys and shapes.
-
-    `column_sum(prefix)` is what every column of that attention's A sums to, None where it varies: with a
-    constant sum the values' bias is a constant before the norm too.
-    """
-    names = {
-        "q_conv": "query",
-        "k_conv": "key",
-        "v_conv": "value",
-        "trans_conv": "transform",
-        "after_norm": "norm",
-    }
-    rules = [(rf"(.*\.)?{old}\.(.*)", rf"\g<1>{new}.\2") for old, new in names.items()]
-    state = {  # 1x1 convolutions become matrices
-        key: value.flatten(1) if value.ndim > 2 else value
-        for key, value in rename_keys(state, [*rules, KEEP]).items()
-    }
-    for prefix in [key.removesuffix("transform.bias") for key in state if key.endswith("transform.bias")]:
-        total = column_sum(prefix)
-        if total is not None:
-            shift = state[f"{prefix}transform.weight"] @ state.pop(f"{prefix}value.bias")
-            state[f"{prefix}transform.bias"] = state[f"{prefix}transform.bias"] - total * shift
-        fold_bias(state, f"{prefix}transform", f"{prefix}norm")
-    return state
-
-
-def choose_quirks(reference_quirks: bool, **flags: str | None) -> dict[str, str]:
-    """Fill in flags that were left None and check the others."""
-    for name, value in flags.items():
-        if value is None:
-            flags[name] = QUIRKS[name][reference_quirks]
-        elif value not in QUIRKS[name]:
-            raise ValueError(f"{name} must be one of {QUIRKS[name]}, found {value!r}")
-    return flags
-
-
-def check_points(points: Tensor, wanted: int) -> Tensor:
-    """Float (B, N, 6) with N >= wanted, in float32 at least: coordinates do not survive 16 bits."""
-    if points.ndim != 3 or points.shape[-1] != 6:
-        raise ValueError(
-            f"points must have shape (B, N, 6), xyz and unit normal, found {tuple(points.shape)}"
-        )
-    if points.shape[1] < wanted:
-        raise ValueError(
-            f"this network samples {wanted} points of each cloud, found {points.shape[1]} points"
-        )
-    return points.to(torch.promote_types(points.dtype, torch.float32))
-
-
-@MODELS.register_module()
-class RISurConvClassifier(nn.Module):
+@ZOO.register_network("risurconv", MODELS)
+class RISurConvClassifier(CloudNetwork):
     """RISurConv's classifier: (B, N, 6) points and unit normals -> (B, num_classes) logits.
 
     Args:
@@ -277,7 +140,30 @@ class RISurConvClassifier(nn.Module):
         ValueError: points of the wrong shape, too few of them, NaN or infinity; unknown flags.
     """
 
-    rotation_invariant = True
+    title = "RISurConv"
+    paper = PAPER
+    code = "cszyzhang/RISurConv"
+    licence = "MIT"
+    archs = {
+        "s_cls": {  # for laptops: half the channels
+            "num_classes": 10,
+            "centres": (256, 128, 64, 32),
+            "neighbours": (8, 16, 16, 32),
+            "channels": (32, 64, 128, 256, 256),
+            "embed_channels": 32,
+            "encoder_depth": 1,
+            "encoder_dims": 512,
+            "head_dims": (128,),
+        },
+        "cls": {},
+    }
+    num_parameters = {"s_cls": 930_442, "cls": 9_097_896}
+    published = {
+        "cls": {
+            "ModelNet40 overall accuracy (width 2), %": 96.0,
+            "ScanObjectNN PB_T50_RS overall accuracy (width 1), %": 93.1,
+        }
+    }
 
     def __init__(
         self,
@@ -344,20 +230,21 @@ class RISurConvClassifier(nn.Module):
             ]
         self.head = nn.Sequential(*head, nn.Linear([dims, *head_dims][-1], num_classes))
 
+        # of an instance, it converts for the flags of that
+        self.convert_official = partial(
+            type(self).convert_official,
+            last_centres=centres[-1],
+            batch_attention=self.quirks["batch_attention"],
+            global_attention=self.quirks["global_attention"],
+        )
+
     @torch.no_grad()
     def geometry(self, points: Tensor) -> list[SurfaceGeometry]:
         """Rotation-invariant features and neighbours of every layer, in float32 or float64."""
-        xyz, normals = check_points(points, self.backbone.centres[0]).split(3, -1)
         with torch.autocast(points.device.type, enabled=False):
-            stages, xyz, normals = self.backbone.geometry(xyz, normals)
-            quirks = self.quirks
-            last = global_geometry(
-                torch.cat([xyz, normals], -1),
-                quirks["global_sign"],
-                quirks["global_origin"],
-                quirks["reference_sign"],
-            )
-        return [*stages, last]
+            stages, levels = self.backbone.geometry(points)
+            flags = (self.quirks[name] for name in ("global_sign", "global_origin", "reference_sign"))
+            return [*stages, global_geometry(torch.cat(levels[-1], -1), *flags)]
 
     def embed(self, geometry: list[SurfaceGeometry]) -> Tensor:
         """Global descriptors (B, channels[-1]) of the clouds, before the encoder."""
@@ -371,18 +258,36 @@ class RISurConvClassifier(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         return self.forward_geometry(self.geometry(points))
 
-    def convert_official(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Turn the published classifier's state dict into this network's.
+    @classmethod
+    def convert_official(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        *,
+        last_centres: int | None = None,
+        batch_attention: str = "none",
+        global_attention: str = "ones",
+    ) -> dict[str, Tensor]:
+        """The published classifier's state dict as this network's.
 
         Left out: the never-used `encoder_layer`; queries and keys of attentions over a single entry, the
         encoder's and the global layer's among them unless their flags say "published". A bias before a batch
-        norm moves into its running mean. An unknown key raises an error that names it.
+        norm moves into its running mean.
+
+        Args:
+            state_dict: of any number of layers and classes.
+            last_centres: of the layer before the global one, which no weight tells; by default those of
+                :meth:`guess_width`.
+            batch_attention, global_attention: flags of the network that takes the weights.
+
+        Raises:
+            CheckpointError: a key that is not the published network's, or one without its counterpart.
         """
-        last = len(self.backbone.layers)
+        layers = [match[1] for key in state_dict if (match := re.match(r"sc(\d+)\.", key))]
+        last = max(map(int, layers), default=0)
         rules = [
             (r"encoder_layer\..*", None),
             (rf"sc{last}\.(.*)", r"global_layer.\1"),
-            (r"sc(\d)\.(.*)", r"backbone.layers.\1.\2"),
+            (r"sc(\d+)\.(.*)", r"backbone.layers.\1.\2"),
             (r"transformer_encoder\.layers\.(.*)", r"encoder.\1"),
             (r"fc1\.(.*)", r"head.0.\1"),
             (r"bn1\.(.*)", r"head.1.\1"),
@@ -390,47 +295,105 @@ class RISurConvClassifier(nn.Module):
             (r"bn2\.(.*)", r"head.5.\1"),
             (r"fc3\.(.*)", r"head.8.\1"),
         ]
-        ones = self.quirks["global_attention"] == "ones"
+        state = rename_keys(state_dict, rules)
+        last_centres = last_centres or 64 * cls.guess_width(state)
+        ones = global_attention == "ones"
 
-        def column_sum(prefix):
+        def column_sum(prefix: str) -> int | None:
             if "point_attention" in prefix:
                 return 1
-            return self.backbone.centres[-1] if ones and prefix.startswith("global_layer.") else None
+            return last_centres if ones and prefix.startswith("global_layer.") else None
 
-        state = convert_surface_layers(rename_keys(state_dict, rules), column_sum)
-        for i in range(len(self.encoder)):
-            old, new = f"encoder.{i}.self_attn.", f"encoder.{i}.attention."
-            if self.quirks["batch_attention"] == "published":
-                for key in [key for key in state if key.startswith(old)]:
-                    state[f"{new}attention.{key.removeprefix(old)}"] = state.pop(key)
-                continue
-            for name in ("weight", "bias"):
-                state[f"{new}value.{name}"] = state.pop(f"{old}in_proj_{name}").chunk(3)[2]
-                state[f"{new}out.{name}"] = state.pop(f"{old}out_proj.{name}")
-        for i in range(0, len(self.head) - 1, 4):
+        state = convert_surface_layers(state, column_sum)
+        for key in [key for key in state if ".self_attn." in key]:
+            value, (layer, name) = state.pop(key), key.split(".self_attn.")
+            if batch_attention == "published":
+                state[f"{layer}.attention.attention.{name}"] = value
+            elif name.startswith("in_proj_"):
+                state[f"{layer}.attention.value.{name.removeprefix('in_proj_')}"] = value.chunk(3)[2]
+            else:
+                state[f"{layer}.attention.out.{name.removeprefix('out_proj.')}"] = value
+        for i in (0, 4):
             fold_bias(state, f"head.{i}", f"head.{i + 1}")
         unused = rf"global_layer\.{'.*' if ones else 'point_'}attention\.(query|key)\."
-        for key in [key for key in state if re.match(unused, key)]:
-            del state[key]
-        return state
+        return {key: value for key, value in state.items() if not re.match(unused, key)}
+
+    @staticmethod
+    def guess_width(state_dict: Mapping[str, Tensor]) -> int:
+        """`width` of converted weights: 1 for the 15 classes of ScanObjectNN, else 2, as published."""
+        return 1 if len(state_dict.get("head.8.bias", ())) == 15 else 2
+
+    @classmethod
+    def guess_options(
+        cls, state_dict: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor]]]:
+        if classes := len(state_dict.get("head.8.bias", ())):
+            options = cls.drop_defaults(num_classes=classes, width=cls.guess_width(state_dict))
+            yield "cls", options, dict(state_dict)
 
 
-@register_model
-def risurconv_cls(num_classes: int = 40, width: int = 2, **kwargs) -> RISurConvClassifier:
-    """The published classifier; width 2 for ModelNet40 and FG3D, 1 for ScanObjectNN."""
-    return RISurConvClassifier(num_classes, width, **kwargs)
+# ---------------------------------------------------------------------------------------- published weights
+
+KEEP = (r".*", r"\g<0>")  # the last of rules that leave other keys as they are
 
 
-@register_model
-def risurconv_s_cls(num_classes: int = 10, **kwargs) -> RISurConvClassifier:
-    """A small classifier for laptops: 256 centres, half the channels, one encoder layer."""
-    small = {
-        "centres": (256, 128, 64, 32),
-        "neighbours": (8, 16, 16, 32),
-        "channels": (32, 64, 128, 256, 256),
-        "embed_channels": 32,
-        "encoder_depth": 1,
-        "encoder_dims": 512,
-        "head_dims": (128,),
+def fold_bias(state: dict[str, Tensor], linear: str, norm: str) -> None:
+    """Move the bias of a linear map right before a batch norm into the norm's running mean.
+
+    Raises:
+        CheckpointError: one of the two is missing.
+    """
+    bias, mean = f"{linear}.bias", f"{norm}.running_mean"
+    if missing := [key for key in (bias, mean) if key not in state]:
+        raise CheckpointError(f"found no {' and no '.join(missing)}, wanted both {bias} and {mean}")
+    state[mean] = state[mean] - state.pop(bias)
+
+
+def convert_surface_layers(
+    state: dict[str, Tensor], column_sum: Callable[[str], int | None]
+) -> dict[str, Tensor]:
+    """Published set abstraction layers, under any prefix, to `SurfaceConv`'s keys and shapes."""
+    names = {
+        "embedding.0": "embedding.conv1",
+        "embedding.1": "embedding.norm1",
+        "embedding.2": "embedding.conv2",
+        "embedding.3": "embedding.norm2",
+        "self_attention_0": "neighbour_attention",
+        "self_attention_1": "point_attention",
+        "risurconv.0": "conv",
+        "risurconv.1": "norm",
     }
-    return RISurConvClassifier(num_classes, **(small | kwargs))
+    rules = [(rf"(.*\.){re.escape(old)}\.(.*)", rf"\1{new}.\2") for old, new in names.items()]
+    state = convert_attentions(rename_keys(state, [*rules, KEEP]), column_sum)
+    for prefix in [key.removesuffix("conv.bias") for key in state if key.endswith(".conv.bias")]:
+        fold_bias(state, f"{prefix}conv", f"{prefix}norm")
+    return state
+
+
+def convert_attentions(
+    state: Mapping[str, Tensor], column_sum: Callable[[str], int | None]
+) -> dict[str, Tensor]:
+    """Published attentions, under any prefix, to `OffsetAttention`'s keys and shapes.
+
+    `column_sum(prefix)` is what every column of that attention's A sums to, None where it varies: with a
+    constant sum the values' bias is a constant before the norm too.
+    """
+    names = {
+        "q_conv": "query",
+        "k_conv": "key",
+        "v_conv": "value",
+        "trans_conv": "transform",
+        "after_norm": "norm",
+    }
+    rules = [(rf"(.*\.)?{old}\.(.*)", rf"\g<1>{new}.\2") for old, new in names.items()]
+    state = {  # 1x1 convolutions become matrices
+        key: value.flatten(1) if value.ndim > 2 else value
+        for key, value in rename_keys(state, [*rules, KEEP]).items()
+    }
+    for prefix in [key.removesuffix("transform.bias") for key in state if key.endswith("transform.bias")]:
+        total = column_sum(prefix)
+        if total is not None:
+            shift = state[f"{prefix}transform.weight"] @ state.pop(f"{prefix}value.bias")
+            state[f"{prefix}transform.bias"] = state[f"{prefix}transform.bias"] - total * shift
+        fold_bias(state, f"{prefix}transform", f"{prefix}norm")
+    return state

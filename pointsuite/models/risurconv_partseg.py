@@ -10,29 +10,25 @@ reference_sign. As published, a layer with 1024 centres or more compares neighbo
 one slot apart; the last propagation has all points as centres, so train and test on the same side of 1024.
 """
 
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from pointsuite.engine.checkpoint import rename_keys
-from pointsuite.engine.registry import MODELS
-from pointsuite.engine.zoo import register_model
-from pointsuite.layers import SurfacePropagation, classification_head
-from pointsuite.ops import farthest_point_sample, gather_points, surface_features
+from pointsuite.engine.checkpoint import CheckpointError, rename_keys
+from pointsuite.engine.zoo import ZOO
+from pointsuite.layers import SurfaceBackbone, SurfaceGeometry, SurfacePropagation, classification_head
+from pointsuite.registry import MODELS
 
-from .risurconv import (
-    SurfaceBackbone,
-    SurfaceGeometry,
-    check_points,
-    choose_quirks,
-    convert_surface_layers,
-    find_neighbours,
-    fold_bias,
-)
+from .base import CloudNetwork
+from .risurconv import PAPER, choose_quirks, convert_surface_layers, fold_bias
 
 
-@MODELS.register_module()
-class RISurConvPartSegmenter(nn.Module):
+@ZOO.register_network("risurconv_partseg", MODELS)
+class RISurConvPartSegmenter(CloudNetwork):
     """RISurConv's part segmenter: (B, N, 6) points and unit normals, categories -> (B, N, num_parts) logits.
 
     Args:
@@ -52,7 +48,28 @@ class RISurConvPartSegmenter(nn.Module):
             wrong shape; unknown flags.
     """
 
-    rotation_invariant = True
+    title = "RISurConv, part segmentation"
+    folder = "risurconv"
+    paper = PAPER
+    code = "cszyzhang/RISurConv"
+    licence = "MIT"
+    archs = {
+        "s": {  # for laptops: half the channels or less
+            "num_parts": 4,
+            "num_categories": 10,
+            "centres": (256, 128, 64, 32),
+            "neighbours": (8, 16, 16, 32),
+            "channels": (32, 64, 128, 256),
+            "up_neighbours": (16, 16, 16, 16),
+            "up_channels": (256, 128, 128, 64),
+            "mlp_channels": ((128,), (128,), (64,), ()),
+            "embed_channels": 32,
+            "head_dims": (64,),
+        },
+        "": {},
+    }
+    num_parameters = {"s": 774_660, "": 4_055_090}
+    published = {"": {"ShapeNetPart class mIoU (z/SO3, SO3/SO3), %": 81.5}}
 
     def __init__(
         self,
@@ -99,30 +116,19 @@ class RISurConvPartSegmenter(nn.Module):
         self.propagation = nn.ModuleList(propagation)  # coarse to fine
         self.head = classification_head(dims + num_categories, head_dims, num_parts, dropout)
 
+    def example_inputs(self, batch: int = 2, size: int | tuple[int] = 1024) -> tuple[Tensor, Tensor]:
+        """Clouds as of other networks, and categories (B,) int64."""
+        return *super().example_inputs(batch, size), torch.randint(self.num_categories, (batch,))
+
     @torch.no_grad()
     def geometry(self, points: Tensor) -> list[SurfaceGeometry]:
         """Features and neighbours of every layer down, then of every one up, in float32 or float64."""
-        backbone = self.backbone
-        xyz, normals = check_points(points, backbone.centres[0]).split(3, -1)
         with torch.autocast(points.device.type, enabled=False):
-            order = farthest_point_sample(xyz, backbone.centres[0])
-            sampled = gather_points(xyz, order), gather_points(normals, order)
-            # Sampling is nested: a layer's centres are the first of the layer's before.
-            levels = [(xyz, normals), *([t[:, :count] for t in sampled] for count in backbone.centres)]
-            down = zip(levels[1:], levels, backbone.neighbours, strict=False)
-            up = zip(levels[-2::-1], levels[::-1], self.up_neighbours, strict=False)
+            down, levels = self.backbone.geometry(points)
+            levels = levels[::-1]
+            up = zip(levels[1:], levels, self.up_neighbours, strict=False)
             # The published code rounds sums otherwise on the way up; see `surface_features`.
-            return [
-                *(self._relate(*centres, *others, k, "abstraction") for centres, others, k in down),
-                *(self._relate(*centres, *others, k, "propagation") for centres, others, k in up),
-            ]
-
-    def _relate(self, centres, centre_normals, points, normals, k, rounding) -> SurfaceGeometry:
-        idx = find_neighbours(centres, points, k, self.backbone.neighbour_order)
-        shift = 2 if centres.shape[1] >= 1024 else 1
-        arrays = (centres, centre_normals, points, normals, idx)
-        options = {"reference_sign": self.backbone.reference_sign, "rounding": rounding}
-        return SurfaceGeometry(*surface_features(*arrays, shift=shift, **options))
+            return [*down, *(self.backbone.relate(fine, coarse, k, "propagation") for fine, coarse, k in up)]
 
     def _one_hot(self, category: Tensor | None, like: Tensor) -> Tensor:
         """Categories as (B, num_categories) in the dtype of `like` (B, N, C)."""
@@ -163,21 +169,32 @@ class RISurConvPartSegmenter(nn.Module):
         """
         return self.forward_geometry(self.geometry(points), category)
 
-    def convert_official(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Turn the published segmenter's state dict into this network's.
+    @classmethod
+    def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The published segmenter's state dict, of any number of layers, as this network's.
 
-        A bias before a batch norm moves into its running mean. An unknown key raises an error that names it.
+        A bias before a batch norm moves into its running mean.
+
+        Raises:
+            CheckpointError: a key that is not the published network's, or one without its counterpart.
         """
+        layers = [match[1] for key in state_dict if (match := re.match(r"fp(\d+)\.", key))]
+        if not layers:
+            raise CheckpointError(
+                "found no keys fp0.*, wanted the propagations of RISurConv's part segmenter"
+            )
+        last = max(map(int, layers))
         rules = [
-            (r"sa(\d)\.(.*)", r"backbone.layers.\1.\2"),
+            (r"sa(\d+)\.(.*)", r"backbone.layers.\1.\2"),
             (r"conv1\.(.*)", r"head.0.0.\1"),
             (r"bn1\.(.*)", r"head.0.1.\1"),
             (r"conv2\.(.*)", r"head.1.\1"),
         ]
         before_norm = [("head.0.0", "head.0.1")]
-        for i, layer in enumerate(self.propagation):
-            old, new = f"fp{len(self.propagation) - 1 - i}", f"propagation.{i}"  # fp3 is the first
-            for j in range(len(layer.mlp) // 3):  # linear map, norm, ReLU
+        for i in range(last + 1):
+            old, new = f"fp{last - i}", f"propagation.{i}"  # the last is the first
+            count = sum(bool(re.fullmatch(rf"{old}\.mlp_convs\.\d+\.weight", key)) for key in state_dict)
+            for j in range(count):  # linear map, norm, ReLU
                 linear, norm = f"{new}.mlp.{3 * j}", f"{new}.mlp.{3 * j + 1}"
                 rules.append((rf"{old}\.mlp_convs\.{j}\.(.*)", rf"{linear}.\1"))
                 rules.append((rf"{old}\.mlp_bns\.{j}\.(.*)", rf"{norm}.\1"))
@@ -190,24 +207,21 @@ class RISurConvPartSegmenter(nn.Module):
             fold_bias(state, linear, norm)
         return state
 
+    @classmethod
+    def guess_options(
+        cls, state_dict: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor]]]:
+        last = max(int(key.split(".")[1]) for key in state_dict if key.startswith("propagation."))
+        features, joined, parts = (  # the category is joined to the features as a one-hot
+            state_dict.get(key, torch.empty(0, 0)).shape
+            for key in (f"propagation.{last}.conv.conv.weight", "head.0.0.weight", "head.1.weight")
+        )
+        if joined[1] > features[0] and parts[0]:
+            options = cls.drop_defaults(num_parts=parts[0], num_categories=joined[1] - features[0])
+            yield "", options, dict(state_dict)
 
-@register_model
-def risurconv_partseg(num_parts: int = 50, num_categories: int = 16, **kwargs) -> RISurConvPartSegmenter:
-    """The published part segmenter, for ShapeNetPart."""
-    return RISurConvPartSegmenter(num_parts, num_categories, **kwargs)
 
-
-@register_model
-def risurconv_s_partseg(num_parts: int = 4, num_categories: int = 10, **kwargs) -> RISurConvPartSegmenter:
-    """A small part segmenter for laptops: 256 centres, fewer neighbours and half the channels or less."""
-    small = {
-        "centres": (256, 128, 64, 32),
-        "neighbours": (8, 16, 16, 32),
-        "channels": (32, 64, 128, 256),
-        "up_neighbours": (16, 16, 16, 16),
-        "up_channels": (256, 128, 128, 64),
-        "mlp_channels": ((128,), (128,), (64,), ()),
-        "embed_channels": 32,
-        "head_dims": (64,),
-    }
-    return RISurConvPartSegmenter(num_parts, num_categories, **(small | kwargs))
+@ZOO.register_model
+def risurconv_s_partseg(**kwargs) -> RISurConvPartSegmenter:
+    """Another name of `risurconv_partseg_s`."""
+    return RISurConvPartSegmenter.create("s", **kwargs)

@@ -1,11 +1,11 @@
 """Argument checks of the point operators: errors name the argument, what was found and what is wanted."""
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
-BACKENDS = ("auto", "torch", "numba", "triton")
+from ..engine.backends import choose_backend
+
+MOST_NEIGHBOURS = 128  # that kernels keep in registers
 
 
 def check_cloud(name: str, cloud: Tensor) -> None:
@@ -92,18 +92,6 @@ def check_counts(valid: Tensor | None, points: Tensor, wanted: int, name: str) -
         )
 
 
-def choose_backend(backend: str, tensor: Tensor, k: int = 1) -> str:
-    """Resolve "auto": numba for CPU tensors, Triton for CUDA tensors where it can, portable torch elsewhere.
-
-    `k` is the number of neighbours; the kernels keep at most 128 in registers.
-    """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {BACKENDS}, found {backend!r}")
-    device = tensor.device.type
-    if backend == "auto":
-        if device == "cpu":
-            return "numba"
-        return "triton" if device == "cuda" and k <= 128 and find_spec("triton") else "torch"
-    if backend == "numba" and device != "cpu":
-        raise ValueError(f"backend 'numba' wants CPU tensors, found {tensor.device}")
-    return backend
+def choose_neighbour_backend(backend: str, tensor: Tensor, k: int) -> str:
+    """:func:`~pointsuite.engine.backends.choose_backend` of an operator on `k` neighbours a point."""
+    return choose_backend(backend, tensor, numba=True, triton=k <= MOST_NEIGHBOURS)

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engine.backends import choose_backend
 from ..engine.parallel import jit, run_rows
-from ._checks import check_cloud, check_counts, check_finite, check_valid, choose_backend
+from ._checks import check_cloud, check_counts, check_finite, check_valid
 from ._tree import box_distance, build_tree
 
 
@@ -48,7 +49,7 @@ def farthest_point_sample(
             f"start must be an int or an int64 tensor of shape ({points.shape[0]},) on {points.device}, "
             f"found {start.dtype} {tuple(start.shape)} on {start.device}"
         )
-    backend = choose_backend(backend, points)
+    backend = choose_backend(backend, points, numba=True, triton=True)
     return _fps(points.detach(), num_samples, start, check_valid(valid, points), backend)
 
 
@@ -97,7 +98,7 @@ def _fps_torch(points: Tensor, num_samples: int, start: Tensor, counts: Tensor) 
     return torch.stack(chosen, 1)
 
 
-# Below these sizes building a tree costs more than it saves (tools/benchmark.py).
+# Below these sizes building a tree costs more than it saves (benchmarks/points.py).
 TREE_POINTS, TREE_SAMPLES = 384, 96
 LEAF = 32
 BLOCK = 64

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ._checks import choose_backend
+from ._checks import choose_neighbour_backend
 from .farthest_point_sample import farthest_point_sample
 from .knn import _knn
 
@@ -283,7 +283,7 @@ def _neighbours(x, y, k, batch_x=None, batch_y=None, cosine=False) -> tuple[Tens
 
 
 def _search(query: Tensor, points: Tensor, k: int, valid: Tensor) -> tuple[Tensor, Tensor]:
-    return _knn(query, points, k, valid, 1, math.inf, choose_backend("auto", points, k))
+    return _knn(query, points, k, valid, 1, math.inf, choose_neighbour_backend("auto", points, k))
 
 
 def _search_wide(query: Tensor, points: Tensor, k: int, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,18 @@ import torch
 from torch import Tensor
 
 from ..engine.parallel import jit, run_rows
-from ._checks import check_cloud, check_counts, check_finite, check_same, check_valid, choose_backend
+from ._checks import (
+    check_cloud,
+    check_counts,
+    check_finite,
+    check_same,
+    check_valid,
+    choose_neighbour_backend,
+)
 from ._tree import box_distance, build_tree
 
 # A scan of all points wins over building and walking a tree for clouds up to this size, or for this few
-# queries (tools/benchmark.py).
+# queries (benchmarks/points.py).
 TREE_POINTS, TREE_QUERIES = 192, 96
 LEAF = 16
 
@@ -48,7 +55,7 @@ def knn(
     check_same("query", query, "points", points)
     if k < 1:
         raise ValueError(f"k must be at least 1, found {k}")
-    backend = choose_backend(backend, points, k)
+    backend = choose_neighbour_backend(backend, points, k)
     return _knn(query.detach(), points.detach(), k, check_valid(valid, points), k, math.inf, backend)
 
 
@@ -236,7 +243,7 @@ def ball_query(
     if not 0 < radius < float("inf"):
         raise ValueError(f"radius must be positive and finite, found {radius}")
     found = min(k, points.shape[1])
-    backend = choose_backend(backend, points, found)
+    backend = choose_neighbour_backend(backend, points, found)
     valid = check_valid(valid, points)
     idx, sqdist = _knn(query.detach(), points.detach(), found, valid, 1, radius, backend)
     inside = sqdist <= radius * radius

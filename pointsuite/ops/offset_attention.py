@@ -1,10 +1,9 @@
 """x - A^T v, the self-attention of RISurConv with A = softmax(q k^T) divided by a sum of itself."""
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
+from ..engine.backends import has_triton
 from ..engine.parallel import cache_sized
 
 RENORMALISE_EPS = 1e-9
@@ -28,7 +27,7 @@ def offset_attention(x: Tensor, projected: Tensor, sum_axis: int, *, fused: bool
 
     Source: Guo et al., "PCT: Point cloud transformer", 2021; RISurConv, ECCV 2024.
     """
-    if fused and x.is_cuda and not torch.compiler.is_compiling() and find_spec("triton"):
+    if fused and x.is_cuda and not torch.compiler.is_compiling() and has_triton():
         from .triton import offset_attention as kernel
 
         if torch.is_autocast_enabled("cuda"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..engine.parallel import jit, run_rows
-from ._checks import check_cloud, check_finite, check_index, check_same, choose_backend
+from ._checks import check_cloud, check_finite, check_index, check_same, choose_neighbour_backend
 
 NUM_FEATURES = 14
 ROUNDINGS = ("abstraction", "propagation")
@@ -89,7 +89,10 @@ def surface_features(
         raise ValueError(f"reference_sign must be 'fixed' or 'rounded', found {reference_sign!r}")
     if rounding not in ROUNDINGS:
         raise ValueError(f"rounding must be one of {ROUNDINGS}, found {rounding!r}")
-    backend = choose_backend(backend, points, idx.shape[2]) if reference_sign == "fixed" else "torch"
+    if reference_sign == "fixed":
+        backend = choose_neighbour_backend(backend, points, idx.shape[2])
+    else:
+        backend = "torch"
     arrays = (centres, centre_normals, points, normals, centres if origins is None else origins)
     fixed = reference_sign == "fixed"
     propagation = fixed and rounding == "propagation"

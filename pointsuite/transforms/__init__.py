@@ -1,26 +1,10 @@
-from .corrupt import CORRUPTIONS, SEVERITIES, Corruption, RepeatPoints
-from .normalize import NormalizeUnitSphere
-from .normals import EstimateNormals
-from .pack import PackPoints
-from .perturb import RandomJitter, RandomScale, RandomShift
-from .rotate import RandomRotate, RotateBy, random_rotation
-from .select import RandomPointDropout, SamplePoints, ShufflePoints
+"""Transforms of samples. Importing this registers and exports them all."""
 
-__all__ = [
-    "CORRUPTIONS",
-    "SEVERITIES",
-    "Corruption",
-    "EstimateNormals",
-    "NormalizeUnitSphere",
-    "PackPoints",
-    "RandomJitter",
-    "RandomPointDropout",
-    "RandomRotate",
-    "RandomScale",
-    "RandomShift",
-    "RepeatPoints",
-    "RotateBy",
-    "SamplePoints",
-    "ShufflePoints",
-    "random_rotation",
-]
+from pointsuite.engine.registry import import_package
+
+from .corrupt import CORRUPTIONS, SEVERITIES, Corruption
+from .rotate import random_rotation
+
+__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "random_rotation"]
+
+import_package(__name__)

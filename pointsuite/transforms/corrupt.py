@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pointsuite.engine.registry import TRANSFORMS
+from pointsuite.registry import TRANSFORMS
 
 from .normals import EstimateNormals
 from .perturb import RandomJitter, RandomScale

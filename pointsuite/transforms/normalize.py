@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pointsuite.engine.registry import TRANSFORMS
+from pointsuite.registry import TRANSFORMS
 
 
 @TRANSFORMS.register_module()

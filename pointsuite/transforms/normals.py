@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pointsuite.engine.registry import TRANSFORMS
+from pointsuite.registry import TRANSFORMS
 
 
 @TRANSFORMS.register_module()

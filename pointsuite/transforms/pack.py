@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pointsuite.datasets.data_sample import PointDataSample
-from pointsuite.engine.registry import TRANSFORMS
+from pointsuite.registry import TRANSFORMS
 
 
 @TRANSFORMS.register_module()
@@ -15,6 +15,11 @@ class PackPoints:
     """{"inputs": float32 tensor (N, 6), xyz and normal; "data_samples": PointDataSample}."""
 
     def __call__(self, sample: dict) -> dict:
+        if "normals" not in sample:
+            raise ValueError(
+                f"PackPoints: sample {sample.get('name', sample.get('index'))} has no normals, wanted some; "
+                "EstimateNormals before it makes them"
+            )
         features = np.concatenate([sample["points"], sample["normals"]], axis=1, dtype=np.float32)
         metainfo = {key: sample[key] for key in ("index", "name") if key in sample}
         data_sample = PointDataSample(metainfo=metainfo)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pointsuite.engine.registry import TRANSFORMS
+from pointsuite.registry import TRANSFORMS
 
 MODES = ("z", "so3", "none")
 
@@ -41,31 +41,36 @@ def random_rotation(rng: np.random.Generator, mode: str = "so3", axis: int = 2) 
 
 
 def rotate(sample: dict, matrix: np.ndarray) -> dict:
-    """``sample`` with points and normals rotated in float32."""
+    """``sample`` with points, and normals where it has them, rotated in float32."""
     transposed = matrix.T.astype(np.float32)
-    return {**sample, "points": sample["points"] @ transposed, "normals": sample["normals"] @ transposed}
+    return {**sample, **{key: sample[key] @ transposed for key in ("points", "normals") if key in sample}}
 
 
-def _check_mode(name: str, mode: str, axis: int) -> None:
+def _check_mode(name: str, mode: str, axis: int | None) -> None:
     if mode not in MODES:
         raise ValueError(f"{name}: mode is {mode!r}, wanted one of {MODES}")
-    if axis not in (0, 1, 2):
+    if axis not in (None, 0, 1, 2):
         raise ValueError(f"{name}: axis is {axis!r}, wanted 0, 1 or 2")
 
 
 @TRANSFORMS.register_module()
 @dataclass(frozen=True)
 class RandomRotate:
-    """A new rotation for every sample: see :func:`random_rotation` for ``mode`` and ``axis``."""
+    """A new rotation for every sample: see :func:`random_rotation` for ``mode`` and ``axis``.
+
+    Without an ``axis``, it is the one that points up in the sample's data set (``sample["up"]``, "z" where
+    nothing says): the mode "z" is the field's name for rotations about the vertical.
+    """
 
     mode: str = "z"
-    axis: int = 2
+    axis: int | None = None
 
     def __post_init__(self):
         _check_mode("RandomRotate", self.mode, self.axis)
 
     def __call__(self, sample: dict) -> dict:
-        return rotate(sample, random_rotation(sample["rng"], self.mode, self.axis))
+        axis = "xyz".index(sample.get("up", "z")) if self.axis is None else self.axis
+        return rotate(sample, random_rotation(sample["rng"], self.mode, axis))
 
 
 @TRANSFORMS.register_module()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pointsuite.visualization import open3d_backend
 from pointsuite.visualization.png import write_png
-from pointsuite.visualization.scene import MARGIN, Scene, make_scene, point_colors
+from pointsuite.visualization.scene import MARGIN, Scene, make_scene, point_colors, upright
 
 logger = logging.getLogger(__name__)
 _DPI = 128  # a power of two: sizes in inches and back give whole pixels
@@ -28,8 +28,9 @@ def draw_cloud(
     size: tuple[int, int] = (960, 720),
     point_size: float | None = None,
     background: tuple[float, float, float] = (1, 1, 1),
+    up: str = "z",
 ) -> np.ndarray:
-    """Draws a cloud, seen from above at an angle, z up, shaded by its normals.
+    """Draws a cloud, seen from above at an angle, shaded by its normals.
 
     Args:
         points: (N, 3), finite.
@@ -40,6 +41,7 @@ def draw_cloud(
         size: width and height in pixels.
         point_size: in pixels; None covers the surface.
         background: red, green and blue in 0..1.
+        up: the axis that points up in the picture.
     Returns:
         uint8 (height, width, 3).
     Raises:
@@ -50,6 +52,7 @@ def draw_cloud(
         raise ValueError(f"points are {points.dtype} {points.shape}, wanted finite numbers (N, 3), N >= 1")
     if min(size) < 1:
         raise ValueError(f"the picture is {size[0]} x {size[1]} pixels, wanted at least 1 x 1")
+    points, normals = upright(points, up), upright(normals, up)
     scene = make_scene(points, point_colors(colors, points, normals, part), normals, size[0] / size[1])
     if point_size is None:
         diameter = disc_sizes(scene, size[1])
@@ -69,8 +72,11 @@ def draw_cloud(
     return image
 
 
-def show_cloud(points, colors=None, *, normals=None, part=None, title: str = "pointsuite") -> None:
+def show_cloud(
+    points, colors=None, *, normals=None, part=None, up: str = "z", title: str = "pointsuite"
+) -> None:
     """Opens an Open3D window and returns when it is closed; RuntimeError where there is no screen."""
+    points, normals = upright(points, up), upright(normals, up)
     colors = point_colors(colors, points, normals, part)
     if not open3d_backend.has_screen():
         raise RuntimeError("found no screen to open a window on, wanted one at DISPLAY or WAYLAND_DISPLAY")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from pointsuite.visualization.cloud import disc_sizes, draw_discs
 from pointsuite.visualization.png import write_png
-from pointsuite.visualization.scene import RIGHT, WRONG, make_scene
+from pointsuite.visualization.scene import RIGHT, WRONG, make_scene, upright
 
 _DPI = 128  # a power of two: sizes in inches and back give whole pixels
 _TILE, _GAP, _CAPTION, _HEADING = 180, 8, 36, 48  # pixels
@@ -22,6 +22,7 @@ def draw_grid(
     *,
     heading: str = "",
     columns: int | None = None,
+    up: str = "z",
 ) -> Path:
     """Draws one shaded shape a tile: blue where `correct`, vermilion where not, with its title below.
 
@@ -32,6 +33,7 @@ def draw_grid(
         out: a .png file.
         heading: a line above the grid.
         columns: of tiles; by default about three columns to two rows.
+        up: the axis of the clouds that points up in the pictures.
     Raises:
         ValueError: no clouds, or titles or correct are not as many.
     """
@@ -53,8 +55,10 @@ def draw_grid(
         top = height - _HEADING - row * (_TILE + _CAPTION)
         left, side = column * _TILE + _GAP, _TILE - 2 * _GAP
         box = (left / width, (top - _TILE + _GAP) / height, side / width, side / height)
-        normals = cloud[:, 3:6] if cloud.shape[1] >= 6 else None
-        scene = make_scene(cloud[:, :3], np.broadcast_to(_bright(color), (len(cloud), 3)), normals)
+        normals = upright(cloud[:, 3:6], up) if cloud.shape[1] >= 6 else None
+        scene = make_scene(
+            upright(cloud[:, :3], up), np.broadcast_to(_bright(color), (len(cloud), 3)), normals
+        )
         draw_discs(figure.add_axes(box), scene, disc_sizes(scene, side))
         if len(title) > 22:
             title = title.replace(" -> ", "\n-> ", 1)

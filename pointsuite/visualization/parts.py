@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 
 from pointsuite.visualization.cloud import disc_sizes, draw_discs
 from pointsuite.visualization.png import write_png
-from pointsuite.visualization.scene import make_scene, point_colors
+from pointsuite.visualization.scene import make_scene, point_colors, upright
 
 _DPI = 128  # a power of two: sizes in inches and back give whole pixels
 _TILE, _GAP, _CAPTION, _HEADING = 180, 8, 24, 60  # pixels
@@ -25,6 +25,7 @@ def draw_parts(
     part_classes: Sequence[str] = (),
     heading: str = "",
     columns: int | None = None,
+    up: str = "z",
 ) -> Path:
     """Draws each shape as a pair, the true parts on the left and the predicted ones on the right.
 
@@ -36,6 +37,7 @@ def draw_parts(
         part_classes: names for the legend.
         heading: a line above the grid.
         columns: of pairs; by default about as many pairs side by side as makes the grid square.
+        up: the axis of the clouds that points up in the pictures.
     Raises:
         ValueError: no clouds, or another argument is not as long.
     """
@@ -57,14 +59,14 @@ def draw_parts(
         figure.legend(handles=patches, bbox_to_anchor=(0.5, 1 - 0.75 * _HEADING / height), **options)
     for i, (cloud, *parts, title) in enumerate(zip(clouds, truth, prediction, titles, strict=True)):
         cloud = np.asarray(cloud)
-        normals = cloud[:, 3:6] if cloud.shape[1] >= 6 else None
+        normals = upright(cloud[:, 3:6], up) if cloud.shape[1] >= 6 else None
         row, column = divmod(i, columns)
         top = height - _HEADING - row * (_TILE + _CAPTION)
         side = _TILE - 2 * _GAP
         for half, part in enumerate(parts):
             left = (2 * column + half) * _TILE + _GAP
             box = (left / width, (top - _TILE + _GAP) / height, side / width, side / height)
-            scene = make_scene(cloud[:, :3], point_colors("part", cloud, part=part), normals)
+            scene = make_scene(upright(cloud[:, :3], up), point_colors("part", cloud, part=part), normals)
             draw_discs(figure.add_axes(box), scene, disc_sizes(scene, side))
         middle = (2 * column + 1) * _TILE / width
         figure.text(middle, (top - _TILE) / height, title, ha="center", va="top", fontsize=6.2)

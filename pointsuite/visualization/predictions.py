@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pointsuite.engine.files import FileError, read_bytes
 from pointsuite.io import PointFileError, read_points
+from pointsuite.io.arrays import load_npz, npz_names
 from pointsuite.visualization.confusion import draw_confusion_matrix
 from pointsuite.visualization.grid import draw_grid
 
@@ -23,13 +25,14 @@ def read_predictions(path: str | Path) -> Predictions:
     Raises PointFileError: one line with the file, what was found and what was wanted.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in Predictions._fields if key not in file]
-            arrays = [] if missing else [file[key] for key in Predictions._fields]
-    except FileNotFoundError:
-        raise PointFileError(f"{path}: found no such file, wanted predictions") from None
-    except Exception:  # of many types where the file is damaged
-        raise PointFileError(f"{path}: found no readable npz arrays, wanted predictions") from None
+        data = read_bytes(path, "predictions")
+        names = npz_names(data)
+        missing = [key for key in Predictions._fields if key not in names]
+        arrays = [] if missing else list(load_npz(data, Predictions._fields).values())
+    except FileError as error:
+        raise PointFileError(str(error)) from None
+    except PointFileError as error:
+        raise PointFileError(f"{path}: {error}") from None
     if missing:
         raise PointFileError(
             f"{path}: found no {', '.join(missing)}, wanted {', '.join(Predictions._fields)}"
@@ -83,6 +86,7 @@ def draw_predictions(
             [f"{said.classes[said.label[i]]} -> {said.classes[said.prediction[i]]}" for i in shown],
             right[shown],
             out,
+            up=clouds[0].up,
             heading=score if len(shown) == len(right) else f"{score}, {len(shown)} shown at random",
         )
     if confusion is not None:

@@ -39,6 +39,13 @@ class Scene(NamedTuple):
     reach: np.ndarray  # float64 (N,): how far from each point discs must reach to leave few holes
 
 
+def upright(vectors: np.ndarray | None, up: str = "z") -> np.ndarray | None:
+    """Points or normals (N, 3), turned so that the axis `up`, "x", "y" or "z", becomes z."""
+    if up not in ("x", "y", "z"):
+        raise ValueError(f"up is {up!r}, wanted x, y or z")
+    return None if vectors is None else np.roll(vectors, 2 - "xyz".index(up), axis=1)
+
+
 def point_colors(colors, points, normals=None, part=None) -> np.ndarray:
     """Colours (N, 3) in 0..1: "normals" (direction), "height" (z), "part" (PALETTE), or an array as it is.
 

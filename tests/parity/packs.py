@@ -8,19 +8,26 @@ sides get the same numbers without a download.
     weights = {k: torch.from_numpy(v) for k, v in fill_state_dict(pack).items()}
     model.load_state_dict(convert(weights))          # the project's own key conversion
     inputs = make_inputs(pack)
-    report = compare(pack, {"logits": model(inputs["x"]).numpy()})
+    report = compare(pack, {"logits": model(torch.from_numpy(inputs["x"])).numpy()})
 
 Only numpy is needed. `numpy.random.RandomState` is used because its streams are frozen.
 """
 
 import json
 import zlib
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+PROBE_SEED = 99
+STATISTICS = ("running_mean", "running_var")
+FIELDS = ("build", "inputs", "state_dict", "outputs")
 
-def fill(key, shape):
+
+def fill(key: str, shape: Sequence[int]) -> np.ndarray:
     """Return the float32 array that stands for the learned tensor `key`."""
     noise = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
     if key.endswith("running_var"):
@@ -37,7 +44,7 @@ def fill(key, shape):
     return np.asarray(value, dtype=np.float32)
 
 
-def fill_state_dict(pack):
+def fill_state_dict(pack: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return {official key: array} for every learned tensor of the pack.
 
     Keys of kind "constant" (index tables, masks, step counters) are left out:
@@ -46,12 +53,12 @@ def fill_state_dict(pack):
     return {key: fill(key, tuple(shape)) for key, shape, kind in pack["state_dict"] if kind == "learned"}
 
 
-def make_inputs(pack):
+def make_inputs(pack: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return {name: array} as the pack describes them (see `make_input`)."""
     return {name: make_input(spec) for name, spec in pack["inputs"].items()}
 
 
-def make_input(spec):
+def make_input(spec: Mapping[str, Any]) -> np.ndarray:
     """Make one input array.
 
     kinds: "normal" N(0,1) float32; "uniform" [0,1) float32; "integers" in [low, high);
@@ -78,7 +85,12 @@ def make_input(spec):
     raise ValueError(f"unknown input kind {kind!r}")
 
 
-def summarise(array, samples=64):
+def probe(shape: Sequence[int]) -> np.ndarray:
+    """The float32 weights of the sum of an output whose gradient a pack pins."""
+    return np.random.RandomState(PROBE_SEED).standard_normal(tuple(shape)).astype(np.float32)
+
+
+def summarise(array: np.ndarray, samples: int = 64) -> dict[str, Any]:
     """Return the facts kept of one output: shape, mean, norm and evenly spread values."""
     array = np.asarray(array)
     flat = array.reshape(-1).astype(np.float64)
@@ -92,7 +104,7 @@ def summarise(array, samples=64):
     }
 
 
-def compare(pack, outputs):
+def compare(pack: Mapping[str, Any], outputs: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Compare arrays with the pack's outputs, name by name.
 
     Returns {name: error}, where error = max |difference| over the samples, divided by the
@@ -114,6 +126,17 @@ def compare(pack, outputs):
     return report
 
 
-def load(path):
-    """Read a pack from its JSON file."""
-    return json.loads(Path(path).read_text())
+def load(path: str | PathLike) -> dict[str, Any]:
+    """Read a pack from its JSON file.
+
+    Raises:
+        ValueError: it cannot be read, or lacks a field.
+    """
+    try:
+        pack = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no pack can be read: {error}") from error
+    absent = [name for name in FIELDS if not isinstance(pack, dict) or name not in pack]
+    if absent:
+        raise ValueError(f"a pack must have {', '.join(FIELDS)}, found none of {', '.join(absent)}")
+    return pack

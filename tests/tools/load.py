@@ -1,17 +1,23 @@
-"""Import a file of ``tools/``, which is no package."""
+"""Import a file of ``tools/`` or ``benchmarks/``, which are no packages."""
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-TOOLS = Path(__file__).parents[2] / "tools"
-if str(TOOLS) not in sys.path:
-    sys.path.append(str(TOOLS))  # some import what they share; last, for tools/test.py is not Python's test
+REPOSITORY = Path(__file__).parents[2]
+TOOLS = REPOSITORY / "tools"
+BENCHMARKS = REPOSITORY / "benchmarks"
 
 
-def load_tool(name: str) -> ModuleType:
-    spec = spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")
+def load_tool(name: str, folder: Path = TOOLS) -> ModuleType:
+    """The script ``name`` (as "train", "analysis/compare"), which may import its neighbours."""
+    path = folder / f"{name}.py"
+    spec = spec_from_file_location(f"script_{name.replace('/', '_')}", path)
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.append(str(path.parent))  # last, for tools/test.py is not Python's test
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     return module

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, Registry
 from torch import nn
 
 import dense
-from dense.backbones import Backbone, ClassificationNetwork
+from dense.base import Backbone
+from dense.layers import PooledLinear
 from pointsuite.engine.checkpoint import CheckpointError, load_checkpoint, rename_keys
-from pointsuite.engine.command import UsageError
+from pointsuite.engine.errors import UsageError
 
 from .load import load_tool
 
@@ -69,45 +70,75 @@ def test_convert_to_the_model_of_a_config(published, tmp_path, monkeypatch):
 class ToyBackbone(Backbone):
     """A backbone with a convolution, whose published name is `stem`, and a head, `fc`."""
 
-    archs = {"toy": {"depths": (1,)}}
-    num_stages = 1
+    archs = {"toy": {"embed_dims": (4,), "depths": (0,)}}
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, arch="toy", **kwargs):
+        super().__init__(arch, **kwargs)
         self.downsamples.append(nn.Conv2d(3, 4, 1))
         self.stages.append(nn.Sequential())
         self.set_outputs((4,), (1,), nn.BatchNorm2d)
 
     def make_head(self, num_classes):
-        return nn.Linear(4, num_classes)
+        return PooledLinear(4, num_classes)
 
-    @staticmethod
-    def convert_official(state_dict):
+    @classmethod
+    def convert_official(cls, state_dict):
         rules = [(r"stem\.(.*)", r"backbone.downsamples.0.\1"), (r"norm\.(.*)", r"backbone.norms.0.\1")]
-        return rename_keys(state_dict, [*rules, (r"fc\.(.*)", r"head.\1")])
+        return rename_keys(state_dict, [*rules, (r"fc\.(.*)", r"head.fc.\1")])
 
 
-def test_convert_networks_and_bare_backbones(tmp_path, monkeypatch, capsys):
-    def build(num_classes=2, features_only=False):
-        return ToyBackbone() if features_only else ClassificationNetwork(ToyBackbone(output_norm=False), 2)
-
-    monkeypatch.setitem(dense.registry.ZOO._builders, "toy_backbone", build)
-    files = [str(tmp_path / name) for name in ("published.pth", "out.pth")]
+@pytest.fixture
+def toy_backbone(monkeypatch):
+    zoo = dense.registry.ZOO
+    zoo.systems()
+    monkeypatch.setattr(zoo, "_builders", dict(zoo._builders))
+    monkeypatch.setattr(zoo, "_systems", dict(zoo._systems))
+    zoo.register_network("toy_backbone", Registry("of the test"))(ToyBackbone)
     stem = {f"stem.{key}": value for key, value in nn.Conv2d(3, 4, 1).state_dict().items()}
     norm = {f"norm.{key}": value for key, value in nn.BatchNorm2d(4).state_dict().items()}
     head = {f"fc.{key}": value for key, value in nn.Linear(4, 2).state_dict().items()}
+    return stem, norm, head
+
+
+def test_convert_networks_and_bare_backbones(tmp_path, toy_backbone, capsys):
+    stem, norm, head = toy_backbone
+    files = [str(tmp_path / name) for name in ("published.pth", "out.pth")]
     torch.save({"model": stem | head}, files[0])
-    convert.main(["toy_backbone", *files])
-    network = dense.create_model("toy_backbone", pretrained=files[1])
-    assert network.head.weight.equal(head["fc.weight"])
+    convert.main(["toy_backbone_toy", *files, "--model-args", "num_classes=2"])
+    network = dense.create_model("toy_backbone_toy", num_classes=2, pretrained=files[1])
+    assert network.head.fc.weight.equal(head["fc.weight"])
     alone = ["--model-args", "features_only=True"]
     with pytest.raises(CheckpointError, match=r"5 missing: norms\.0\.weight"):  # no dense backbone's file
-        convert.main(["toy_backbone", *files, *alone])
+        convert.main(["toy_backbone_toy", *files, *alone])
     torch.save({"model": stem | norm | head}, files[0])
-    convert.main(["toy_backbone", *files, *alone])
+    convert.main(["toy_backbone_toy", *files, *alone])
     assert "dropped or merged: fc.weight, fc.bias" in capsys.readouterr().out
-    backbone = dense.create_model("toy_backbone", pretrained=files[1], features_only=True)
+    backbone = dense.create_model("toy_backbone_toy", pretrained=files[1], features_only=True)
     assert backbone.downsamples[0].weight.equal(stem["stem.weight"])
+
+
+def test_a_file_alone_is_enough(tmp_path, toy_backbone, capsys):
+    stem, _, head = toy_backbone
+    file = tmp_path / "published.pth"
+    torch.save({"model": stem | head}, file)
+    convert.main([str(file)])
+    assert "published.pth: toy_backbone_toy, num_classes=2\n" in capsys.readouterr().out
+    written = tmp_path / "published-toy_backbone_toy.pth"
+    assert load_checkpoint(written)["meta"]["model_args"] == {"num_classes": 2}
+    convert.main([str(file), str(tmp_path / "out.pth")])
+    assert (tmp_path / "out.pth").is_file()
+    with pytest.raises(UsageError, match="wanted another one to write"):
+        convert.main([str(file), str(file)])
+    torch.save({"nobody.weight": torch.ones(2)}, file)
+    with pytest.raises(
+        CheckpointError, match=r"its keys \(nobody\.weight, \.\.\.\) are of no system known here"
+    ):
+        convert.main([str(file)])
+    torch.save({"stem.weight": torch.ones(4, 3, 1, 1)}, file)
+    with pytest.raises(
+        CheckpointError, match=r"of no variant; nearest are toy_backbone_toy \(\d tensors differ\)"
+    ):
+        convert.main([str(file)])
 
 
 def test_refusals(published, tmp_path):

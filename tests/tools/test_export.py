@@ -5,9 +5,7 @@ import json
 import pytest
 import torch
 
-from pointsuite.datasets import PointCloudDataset
-from pointsuite.engine.command import UsageError
-from pointsuite.engine.registry import MODELS
+from pointsuite.engine.errors import UsageError
 
 from .load import load_tool
 from .tiny import CONFIG, OPTIONS, random_checkpoint
@@ -63,13 +61,15 @@ def test_onnx(checkpoint, tmp_path, capsys):
 def test_a_difference_is_an_error(checkpoint, tmp_path, monkeypatch, error):
     """In one of three batches, the second."""
     out = tmp_path / "tiny.pt2"
-    monkeypatch.setattr(export, "trace", lambda part, inputs: part)
-    monkeypatch.setattr(export, "write", lambda part, inputs, classes, path: path.write_bytes(b"program"))
+    monkeypatch.setattr("pointsuite.export.trace", lambda part, inputs: part)
+    monkeypatch.setattr(
+        "pointsuite.export.write", lambda part, inputs, classes, path: path.write_bytes(b"program")
+    )
 
     def load(part, path):
         return {"broken": lambda inputs: part(inputs) + (error if len(inputs["idx_0"]) == 1 else 0)}
 
-    monkeypatch.setattr(export, "load", load)
+    monkeypatch.setattr("pointsuite.export.load", load)
     with pytest.raises(UsageError, match="broken differs from the network by .*wanted at most 0.0001"):
         export.main([CONFIG, str(checkpoint), "--out", str(out), *OPTIONS])
     assert not out.exists()
@@ -84,30 +84,3 @@ def test_bad_requests(checkpoint, tmp_path):
     with pytest.raises(UsageError, match="PointNetClassifier has no forward_geometry"):
         other = ["model.network._delete_=True", "model.network.type=PointNetClassifier"]
         export.main([CONFIG, str(checkpoint), "--out", str(tmp_path / "a.pt2"), *network, *other])
-
-
-def test_categories_of_a_part_segmenter(tmp_path):
-    """A second network with geometry apart, whose logits belong to points and need the category."""
-    network = MODELS.build(
-        {
-            "type": "RISurConvPartSegmenter",
-            "num_parts": 4,
-            "num_categories": 2,
-            "centres": (64, 32),
-            "neighbours": (8, 8),
-            "channels": (8, 16),
-            "up_neighbours": (8, 8),
-            "up_channels": (16, 8),
-            "mlp_channels": ((8,), ()),
-            "embed_channels": 8,
-        }
-    ).eval()
-    file = str(export.Path(CONFIG).parents[2] / "data/kicad/kicad.h5")
-    pipeline = [{"type": "SamplePoints", "num": 100, "method": "first"}, {"type": "PackPoints"}]
-    dataset = PointCloudDataset(file, "test", pipeline, classes=["dip", "so"], test_mode=True)
-    part = export.NetworkPart(network).requires_grad_(False)
-    first, *others = export.read_batches(part, dataset)
-    assert first["category"].dtype == torch.int64
-    program = export.trace(part, first).module()
-    for inputs in (first, *others):
-        torch.testing.assert_close(program(inputs), part(inputs), atol=1e-5, rtol=1e-5)

@@ -1,21 +1,45 @@
-"""Every command explains itself."""
+"""Every command says in a sentence what it is for, and shows an example."""
+
+import re
+import subprocess
 
 import pytest
 
-from .load import TOOLS, load_tool
+from .load import BENCHMARKS, REPOSITORY, TOOLS, load_tool
 
-COMMANDS = sorted(path.stem for path in TOOLS.glob("*.py") if 'if __name__ == "__main__"' in path.read_text())
+SCRIPTS = sorted([*TOOLS.rglob("*.py"), *BENCHMARKS.glob("*.py")])
+SHELL_SCRIPTS = sorted(TOOLS.rglob("*.sh"))
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def names(paths):
+    return [str(path.relative_to(REPOSITORY)) for path in paths]
+
+
+def check(text, name):
+    sentence, _, rest = text.partition("xample")
+    assert re.match(r"[A-Z][^\n]{20,}", sentence.strip()), text
+    command = "python" if name.endswith(".py") else "bash"
+    assert re.search(rf"^s?:\n +{command} {re.escape(name)} .*\w", rest), f"{name} shows no example of itself"
+
+
+@pytest.mark.parametrize("name", names(SCRIPTS))
 def test_help(name, capsys):
+    folder = TOOLS if name.startswith("tools/") else BENCHMARKS
+    script = load_tool(name.split("/", 1)[1].removesuffix(".py"), folder)
     with pytest.raises(SystemExit) as stop:
-        load_tool(name).main(["--help"])
-    text = capsys.readouterr().out
-    assert stop.value.code == 0 and "usage: " in text and len(text.splitlines()) > 6
+        script.main(["--help"])
+    _, usage, text = capsys.readouterr().out.partition("usage: ")  # what is imported may print, too
+    assert stop.value.code == 0 and usage
+    check(text.split("\n\n", 1)[1], name)
 
 
-def test_help_of_images(capsys):
-    with pytest.raises(SystemExit):
-        load_tool("benchmark").main(["images", "--help"])
-    assert "--growth" in capsys.readouterr().out
+@pytest.mark.parametrize("name", names(SHELL_SCRIPTS))
+def test_help_of_shell_scripts(name):
+    done = subprocess.run(["bash", name, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    check(done.stdout, name)
+
+
+def test_daily_commands_are_on_top():
+    daily = {"train", "test", "visualize", "prepare_dataset", "convert_checkpoint", "export", "print_config"}
+    assert {path.stem for path in TOOLS.glob("*.py")} == daily

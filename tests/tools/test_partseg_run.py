@@ -3,8 +3,8 @@
 import matplotlib.image
 
 from pointsuite.datasets import read_clouds, write_clouds
-from tests.engine.conftest import one_thread  # noqa: F401
-from tests.engine.toy import REPOSITORY
+from tests.pointsuite.engine.conftest import one_thread  # noqa: F401
+from tests.pointsuite.engine.toy import REPOSITORY
 
 from .load import load_tool
 

@@ -1,7 +1,7 @@
 import pytest
 from mmengine.config import Config
 
-from pointsuite.engine.command import UsageError
+from pointsuite.engine.errors import UsageError
 
 from .load import load_tool
 from .tiny import CONFIG, OPTIONS

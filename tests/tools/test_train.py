@@ -10,8 +10,8 @@ import torch
 
 from pointsuite.engine import command
 from pointsuite.engine.checkpoint import load_checkpoint, save_checkpoint
-from tests.engine.conftest import one_thread  # noqa: F401
-from tests.engine.toy import REPOSITORY, write_config
+from tests.pointsuite.engine.conftest import one_thread  # noqa: F401
+from tests.pointsuite.engine.toy import REPOSITORY, write_config
 
 from .load import load_tool
 

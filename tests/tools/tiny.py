@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 
 from pointsuite.engine.checkpoint import save_checkpoint
-from pointsuite.engine.registry import MODELS
+from pointsuite.registry import MODELS
 
 CONFIG = str(Path(__file__).parents[2] / "configs/risurconv/risurconv-s_kicad.py")
 NETWORK = {

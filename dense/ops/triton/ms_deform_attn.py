@@ -11,7 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import device_of, wide
+from pointsuite.engine.backends import device_of
+
+from . import wide
 
 
 @triton.jit

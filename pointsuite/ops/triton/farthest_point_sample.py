@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import device_of
+from ...engine.backends import device_of
 from .boxes import leaf_boxes, sort_cloud
 
 RESIDENT_BYTES = 32768  # of one value a point: clouds whose values fit are kept in registers

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import device_of
+from ...engine.backends import device_of
 from .boxes import box_distance, curve_codes, leaf_boxes, outer_boxes, sort_cloud
 from .sorting import keep_smallest, sort_pairs
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import device_of
+from ...engine.backends import device_of
 from .sorting import sort_pairs
 
 NUM_FEATURES = 14

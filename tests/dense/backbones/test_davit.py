@@ -22,13 +22,6 @@ SMALL = {
     "window_size": 4,
     "overlapped_patch": False,
 }
-PARAMETERS = {
-    "tiny": 28_360_168,
-    "small": 49_745_896,
-    "base": 87_954_408,
-    "large": 196_811_752,
-}
-ABOUT = {"huge": 362e6, "giant": 1.44e9}  # as secondary tables state them
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +36,8 @@ def noisy(module):
     return module.double().eval()
 
 
-class TwoStages(DaViT):
-    num_stages = 2
-
-
 def network(**kwargs):
-    return noisy(TwoStages(SMALL, **kwargs))
+    return noisy(DaViT(SMALL, **kwargs))
 
 
 # ------------------------------------------------------------------------------------------- attentions
@@ -124,11 +113,11 @@ def test_windows_do_not_mix():
     block = noisy(Block(8, WindowAttention(8, 2, 4), 0.0))
     for cpe in block.cpe:
         nn.init.zeros_(cpe.proj.weight)
-    x = torch.randn(1, 8, 10, 11).double()
+    x = torch.randn(1, 10, 11, 8).double()
     y = block(x)
-    x[:, :, 4:] += 1
-    x[:, :, :, 8:] += 1
-    changed = (block(x) != y).any(1)[0]
+    x[:, 4:] += 1
+    x[:, :, 8:] += 1
+    changed = (block(x) != y).any(-1)[0]
     assert not changed[:4, :8].any()
     assert changed[4:].all() and changed[:, 8:].all()
 
@@ -172,20 +161,6 @@ def test_products_over_pixels_survive_half_precision(dtype):
 # ---------------------------------------------------------------------------------------------- network
 
 
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-@pytest.mark.parametrize("arch", DaViT.archs)
-def test_parameters(arch):
-    with torch.device("meta"):
-        found = count(dense.create_model(f"davit_{arch}"))
-    if arch in PARAMETERS:
-        assert found == PARAMETERS[arch]
-    else:
-        assert abs(found / ABOUT[arch] - 1) < 0.005
-
-
 def official_keys(pack):
     rows = json.loads((PACKS / f"{pack}.json").read_text())["state_dict"]
     return {key: torch.empty(shape, device="meta") for key, shape, _ in rows}
@@ -223,8 +198,8 @@ def test_padding_of_windows_is_masked_unless_as_published():
 def test_masked_padding_is_no_padding():
     """A map in one window gives the same in a larger one."""
     x = torch.randn(2, 3, 16, 16).double()
-    wide = noisy(TwoStages({**SMALL, "window_size": 6}))
-    tight = noisy(TwoStages({**SMALL, "window_size": 4}))
+    wide = noisy(DaViT({**SMALL, "window_size": 6}))
+    tight = noisy(DaViT({**SMALL, "window_size": 4}))
     tight.load_state_dict(wide.state_dict())
     for found, wanted in zip(wide(x), tight(x), strict=True):
         torch.testing.assert_close(found, wanted)
@@ -259,7 +234,7 @@ def test_the_head_norms_after_the_mean():
 
 
 def test_initial_weights():
-    backbone = TwoStages(SMALL)
+    backbone = DaViT(SMALL)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     backbone.init_weights()
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
@@ -273,19 +248,19 @@ def test_initial_weights():
 @torch.no_grad()
 @pytest.mark.parametrize("flags", [{}, {"ffn": False, "cpe_act": True}])
 def test_maps_stay_channels_last(flags):
-    backbone = TwoStages(SMALL, **flags).eval()
+    backbone = DaViT(SMALL, **flags).eval()
     maps = []
     for module in backbone.modules():
         if isinstance(module, Block):
             module.register_forward_hook(lambda _, inputs, y: maps.extend((*inputs, y)))
     backbone(torch.randn(2, 3, 32, 40))
     assert len(maps) == 8
-    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
+    assert all(x.is_contiguous() for x in maps)
 
 
 @torch.no_grad()
 def test_memory_is_linear_in_pixels():
-    backbone = TwoStages(SMALL).eval()
+    backbone = DaViT(SMALL).eval()
     found = []
     for side in (64, 256):
         with LargestTensor() as largest:

@@ -1,14 +1,13 @@
 import gzip
-import random
+import io
 import struct
+import tarfile
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from dense.classification.datasets import FashionMNIST, ImageFolder
-from dense.data import seeded
+from dense.classification.datasets import CIFAR, FashionMNIST, ImageFolder
 from dense.registry import DATASETS
 
 from .toy import COLORS, write_images
@@ -94,51 +93,6 @@ def test_bad_folders(folder):
         ImageFolder(folder, "val")
 
 
-# ------------------------------------------------------------------------------------------- randomness
-
-
-def draw(sample):
-    numbers = (random.random(), np.random.random())  # noqa: NPY002
-    return {"index": sample["sample_idx"], "drawn": torch.tensor(numbers, dtype=torch.float64)}
-
-
-def drawn(dataset, **kwargs):
-    found = [batch["drawn"] for batch in DataLoader(dataset, **kwargs)]
-    return torch.cat(found)
-
-
-def test_random_numbers_depend_on_seed_epoch_and_index_alone(folder):
-    dataset = ImageFolder(folder, "train", pipeline=[draw], seed=3)
-    first = drawn(dataset)
-    assert len(first.unique()) == 12  # all differ
-    random.seed(9)
-    loader = DataLoader(dataset, batch_size=4, num_workers=1, persistent_workers=True)
-    assert torch.cat([batch["drawn"] for batch in loader]).equal(first)
-    assert dataset[-1]["drawn"].equal(first[-1])
-    dataset.set_epoch(1)
-    second = torch.cat([batch["drawn"] for batch in loader])  # the worker is the one of before
-    assert not (second == first).any()
-    assert drawn(dataset).equal(second)
-    assert not (drawn(ImageFolder(folder, "train", pipeline=[draw], seed=4)) == first).any()
-    fixed = ImageFolder(folder, "train", pipeline=[draw], seed=3, test_mode=True)
-    fixed.set_epoch(1)
-    assert drawn(fixed).equal(first)
-
-
-def test_seeding_leaves_the_generators_as_they_were():
-    def numbers():
-        return random.random(), np.random.random()  # noqa: NPY002
-
-    random.seed(0), np.random.seed(0)  # noqa: NPY002
-    wanted = numbers(), numbers()
-    random.seed(0), np.random.seed(0)  # noqa: NPY002
-    first = numbers()
-    with pytest.raises(KeyError), seeded(1, 2):
-        numbers()
-        raise KeyError
-    assert (first, numbers()) == wanted
-
-
 # ----------------------------------------------------------------------------------------- FashionMNIST
 
 
@@ -205,3 +159,96 @@ def test_bad_fashion_mnist(mnist):
         packed.write_bytes(data)
         with pytest.raises(OSError, match="train-images-idx3-ubyte.gz: not a gzip file that can be read"):
             FashionMNIST(mnist)
+
+
+# ------------------------------------------------------------------------------------------------- CIFAR
+
+CIFAR_FOLDERS = {10: "cifar-10-batches-bin", 100: "cifar-100-binary"}
+
+
+def make_cifar(num_classes, per_file=4, seed=0):
+    """{name: bytes} of a small CIFAR, the pictures, and the labels of the training split."""
+    rng = np.random.default_rng(seed)
+    splits = {
+        10: [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"],
+        100: ["train.bin", "test.bin"],
+    }[num_classes]
+    files, images, labels = {}, [], []
+    for name in splits:
+        pictures = rng.integers(0, 256, (per_file, 3, 32, 32), np.uint8)
+        truth = rng.integers(0, num_classes, per_file, np.uint8)
+        head = [truth[:, None]] if num_classes == 10 else [np.full((per_file, 1), 255), truth[:, None]]
+        files[name] = np.hstack([*head, pictures.reshape(per_file, -1)]).astype(np.uint8).tobytes()
+        if "test" not in name:
+            images.append(pictures), labels.extend(truth.tolist())
+    names = {10: "batches.meta.txt", 100: "fine_label_names.txt"}[num_classes]
+    files[names] = "\n".join(f"class_{i}" for i in range(num_classes)).encode() + b"\n\n"
+    return files, np.concatenate(images), labels
+
+
+def write_files(files, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+def write_archive(files, folder, num_classes):
+    with tarfile.open(folder / f"cifar-{num_classes}-binary.tar.gz", "w:gz") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(f"{CIFAR_FOLDERS[num_classes]}/{name}")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("form", ["archive", "folder", "files"])
+@pytest.mark.parametrize("num_classes", CIFAR_FOLDERS)
+def test_cifar(tmp_path, num_classes, form):
+    files, images, labels = make_cifar(num_classes)
+    if form == "archive":
+        write_archive(files, tmp_path, num_classes)
+    else:
+        write_files(files, tmp_path / CIFAR_FOLDERS[num_classes] if form == "folder" else tmp_path)
+    dataset = DATASETS.build(
+        {"type": "dense.CIFAR", "data_root": str(tmp_path), "num_classes": num_classes, "pipeline": []}
+    )
+    assert len(dataset) == len(labels) and dataset.metainfo["classes"][3] == "class_3"
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        item = dataset[i]
+        assert (item["img"] == image.transpose(1, 2, 0)).all() and item["gt_label"] == label
+    item = CIFAR(tmp_path, num_classes, "test", pipeline=[{"type": "PackImage"}])[-1]
+    assert item["inputs"].shape == (3, 32, 32) and item["data_samples"].index == 3
+
+
+def test_bad_cifar(tmp_path):
+    with pytest.raises(FileNotFoundError, match="neither cifar-100-binary.tar.gz nor cifar-100-binary/fine"):
+        CIFAR(tmp_path)
+    with pytest.raises(ValueError, match=r"\[10, 100\], found 20"):
+        CIFAR(tmp_path, 20)
+    with pytest.raises(ValueError, match="found 'val'"):
+        CIFAR(tmp_path, split="val")
+    files, _, _ = make_cifar(100)
+    record = files["train.bin"][:3074]
+    for data, message in (
+        (b"", "found 0 bytes in train.bin, wanted 3074 a picture"),
+        (record[:-1], "found 3073 bytes"),
+        (record[:1] + b"\x64" + record[2:], "found the label 100 in train.bin, wanted 0 to 99"),
+    ):
+        write_files({**files, "train.bin": data}, tmp_path)
+        with pytest.raises(OSError, match=message):
+            CIFAR(tmp_path)
+    write_files({**files, "fine_label_names.txt": b"cat dog"}, tmp_path)
+    with pytest.raises(OSError, match="found 2 classes in fine_label_names.txt, wanted 100"):
+        CIFAR(tmp_path)
+
+
+def test_bad_cifar_archives(tmp_path):
+    files, _, _ = make_cifar(10)
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    write_archive({k: v for k, v in files.items() if k != "data_batch_4.bin"}, tmp_path, 10)
+    with pytest.raises(OSError, match="tar.gz: data_batch_4.bin cannot be read"):
+        CIFAR(tmp_path, 10)
+    good = path.read_bytes()
+    for data in (good[: len(good) // 2], b"nothing", b""):
+        path.write_bytes(data)
+        with pytest.raises(OSError, match=r"tar\.gz: .* cannot be read from it"):
+            CIFAR(tmp_path, 10)

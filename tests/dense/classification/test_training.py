@@ -9,7 +9,7 @@ from PIL import Image
 
 from pointsuite.engine import command
 from pointsuite.engine.checkpoint import load_checkpoint
-from tests.engine.conftest import one_thread  # noqa: F401
+from tests.pointsuite.engine.conftest import one_thread  # noqa: F401
 from tests.tools.load import load_tool
 
 from .toy import write_project

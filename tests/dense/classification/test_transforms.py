@@ -5,96 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
-from dense.classification.transforms import OPERATIONS, PackImage, RandAugment, RandomResizedCrop
-from dense.data import LoadImage
+from dense.classification.transforms import (
+    OPERATIONS,
+    PackImage,
+    RandAugment,
+    RandomPadCrop,
+    RandomResizedCrop,
+)
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
-
-
-def load(path):
-    return LoadImage()({"img_path": str(path), "gt_label": 3})
-
-
-# -------------------------------------------------------------------------------------------- LoadImage
-
-
-def test_load_rgb(tmp_path):
-    Image.fromarray(PICTURE).save(tmp_path / "a.png")
-    found = load(tmp_path / "a.png")
-    assert (found["img"] == PICTURE).all() and found["img"].dtype == np.uint8
-    assert found["img_shape"] == found["ori_shape"] == (20, 30) and found["gt_label"] == 3
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "PA", "RGBA", "CMYK", "YCbCr", "HSV"])
-def test_load_modes(tmp_path, mode):
-    image = Image.fromarray(PICTURE).convert("RGBA" if mode == "PA" else mode)
-    path = tmp_path / ("a.png" if mode in ("L", "LA", "1", "P", "PA", "RGBA") else "a.tif")
-    if mode == "PA":
-        image = image.quantize()
-    if mode == "HSV":  # which no file holds
-        image, path = image.convert("RGB"), tmp_path / "a.png"
-    image.save(path)
-    found = load(path)["img"]
-    assert found.shape == PICTURE.shape and found.dtype == np.uint8
-    grey = np.abs(np.ptp(found.astype(int), axis=2)).max()
-    assert (grey == 0) == (mode in ("L", "LA", "1"))
-    if mode == "RGBA":
-        assert (found == PICTURE).all()
-
-
-def test_load_palette_with_transparency(tmp_path):
-    image = Image.fromarray(PICTURE // 128 * 255).quantize(8)
-    image.save(tmp_path / "a.png", transparency=bytes([0, 100, 255, 255, 255, 255, 255, 255]))
-    assert (load(tmp_path / "a.png")["img"] == np.asarray(image.convert("RGB"))).all()
-
-
-def test_load_16_bits(tmp_path):
-    levels = RNG.integers(0, 65536, (20, 30)).astype(np.uint16)
-    for name in ("a.png", "a.tif"):
-        Image.fromarray(levels).save(tmp_path / name)
-        assert (load(tmp_path / name)["img"] == (levels >> 8)[..., None]).all()
-    Image.fromarray(levels.astype(np.int32)).save(tmp_path / "b.tif")
-    assert (load(tmp_path / "b.tif")["img"] == (levels >> 8)[..., None]).all()
-    import cv2
-
-    color = RNG.integers(0, 65536, (20, 30, 3)).astype(np.uint16)
-    cv2.imwrite(str(tmp_path / "c.png"), color[..., ::-1])
-    assert (load(tmp_path / "c.png")["img"] == color >> 8).all()
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_load_upright(tmp_path, orientation):
-    """The file holds the picture turned; its tag says how to turn it back."""
-    turned = {
-        1: PICTURE,
-        2: PICTURE[:, ::-1],
-        3: PICTURE[::-1, ::-1],
-        4: PICTURE[::-1],
-        5: PICTURE.transpose(1, 0, 2),
-        6: PICTURE.transpose(1, 0, 2)[::-1],
-        7: PICTURE.transpose(1, 0, 2)[::-1, ::-1],
-        8: PICTURE.transpose(1, 0, 2)[:, ::-1],
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / "a.png", exif=exif)
-    found = load(tmp_path / "a.png")
-    assert found["ori_shape"] == (20, 30) and (found["img"] == PICTURE).all()
-
-
-def test_load_refuses_by_name(tmp_path):
-    Image.fromarray(PICTURE).save(tmp_path / "whole.jpg")
-    data = (tmp_path / "whole.jpg").read_bytes()
-    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
-    Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "deep.tif")
-    for name, content in {"cut.jpg": data[:-300], "text.png": b"no image", "empty.gif": b""}.items():
-        (tmp_path / name).write_bytes(content)
-    for name in ("cut.jpg", "text.png", "empty.gif", "float.tif", "deep.tif"):
-        with pytest.raises(OSError, match=f"{name}: not an image that can be read"):
-            load(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match=r"none\.png"):
-        load(tmp_path / "none.png")
 
 
 # ------------------------------------------------------------------------------------- RandomResizedCrop
@@ -127,6 +47,21 @@ def test_crop_of_the_whole_image_is_the_image():
 
 def test_crop_falls_back_to_the_middle():
     assert RandomResizedCrop(8, area=(1, 1), aspect=2)._box(100, 10) == (40, 0, 20, 10)
+
+
+def test_pad_crop():
+    image = np.arange(1, 1 + 6 * 7 * 3, dtype=np.uint8).reshape(6, 7, 3)
+    padded = np.zeros((10, 11, 3), np.uint8)
+    padded[2:8, 2:9] = image
+    wanted = {padded[y : y + 6, x : x + 6].tobytes() for y in range(5) for x in range(6)}
+    random.seed(0)
+    crop = RandomPadCrop(6, padding=2)
+    samples = [crop({"img": image, "gt_label": 1}) for _ in range(400)]
+    assert {sample["img"].tobytes() for sample in samples} == wanted  # all of them, no other
+    assert samples[0]["img_shape"] == (6, 6) and samples[0]["gt_label"] == 1
+    assert (RandomPadCrop(6)({"img": image[:, :6]})["img"] == image[:, :6]).all()
+    with pytest.raises(ValueError, match="8 x 9 pixels with its border, wanted at least 9"):
+        RandomPadCrop(9, padding=1)({"img": image})
 
 
 # ------------------------------------------------------------------------------------------ RandAugment

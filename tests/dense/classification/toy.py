@@ -76,16 +76,23 @@ visualizer = None
 class ToyNet(BaseModule):
     """One convolution; what `ClassificationNetwork` asks of a backbone, without its place in the contract."""
 
-    def __init__(self, output_norm=True, init_cfg=None):
+    def __init__(self, arch="tiny", output_norm=True, init_cfg=None):
         super().__init__(init_cfg)
         self.output_norm = output_norm
         self.layers = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8), nn.ReLU())
 
+    @classmethod
+    def classifier_options(cls, arch):
+        return {"output_norm": False}
+
     def make_head(self, num_classes):
         return PooledLinear(8, num_classes)
 
+    def forward_features(self, x):
+        return self.layers(x)
+
     def forward(self, x):
-        return (self.layers(x),)
+        return (self.forward_features(x),)
 
 
 def write_images(folder, count=6, size=(24, 20)):

@@ -34,6 +34,7 @@ def write_coco(
     images: Sequence[Sequence[dict] | int] = (1, 2, 3, 0),
     *,
     name: str = "instances.json",
+    classes: Sequence[str] = CLASSES,
     seed=0,
 ) -> Path:
     """Write images and their annotations; nothing else is random than boxes that are only counted.
@@ -43,6 +44,7 @@ def write_coco(
         images: of each image, how many rectangles to place, or annotations to write as they are: ``bbox`` and
             whatever else differs from a plain box of the first class.
         name: of the annotations.
+        classes: names of the categories 1, 11, 21, ...; boxes to place are of the first three.
 
     Returns:
         The path of the annotations.
@@ -52,7 +54,7 @@ def write_coco(
     data = {
         "images": [],
         "annotations": [],
-        "categories": [{"id": 10 * i + 1, "name": name} for i, name in enumerate(CLASSES)],
+        "categories": [{"id": 10 * i + 1, "name": name} for i, name in enumerate(classes)],
     }
     for i, boxes in enumerate(images):
         boxes = [_random_box(rng) for _ in range(boxes)] if isinstance(boxes, int) else boxes

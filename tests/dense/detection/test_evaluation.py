@@ -15,14 +15,14 @@ pytest.importorskip("mmdet")
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.engine.conftest import one_thread  # noqa: F401
+from tests.pointsuite.engine.conftest import one_thread  # noqa: F401
 from tests.tools.load import load_tool
 
 from .coco_toy import CLASSES, CROWD, DROPPED, SIZE, TAKEN, write_coco
 
 BASES = Path(__file__).parents[3] / "configs/_base_"
 CONFIG = f"""
-_base_ = ["{BASES}/datasets/pennfudan.py", "{BASES}/default_runtime_mmdet.py"]
+_base_ = ["{BASES}/datasets/pennfudan.py", "{BASES}/runtimes/mmdet.py"]
 custom_imports = dict(imports=["dense.detection", "tests.dense.detection.oracle"])
 model = dict(
     type="dense.OracleDetector",

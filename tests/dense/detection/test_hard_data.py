@@ -11,10 +11,10 @@ from mmdet.datasets import CocoDataset
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 
-from . import test_bvr_heads as bvr
 from . import tiny
 from .coco_toy import CLASSES, CROWD, DROPPED, SIZE, TAKEN, write_coco
-from .test_relation_plugins import CONFIGS as PLUGINS
+from .networks.relation_detr.test_plugins import CONFIGS as PLUGINS
+from .networks.relationnet2 import test_heads as bvr
 
 DETECTORS = {
     "RelationDETR": lambda: tiny.build(tiny.read_model("relation-detr_r50_8xb2-12e_coco.py")),

@@ -297,15 +297,17 @@ class Host(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 7, 2, 3)
-        self.body = nn.Sequential(
-            ConvNorm(8, 8, 3, 1, 1), ConditionalPosition(8), nn.Conv2d(8, 8, 5, 1, 4, 2, 4)
+        self.body = nn.ModuleList(
+            [ConvNorm(8, 8, 3, 1, 1), ConditionalPosition(8), nn.Conv2d(8, 8, 5, 1, 4, 2, 4)]
         )
         self.point = nn.Conv2d(8, 8, 1)
         self.even, self.flat = nn.Conv2d(8, 8, 2), nn.Conv2d(8, 8, (1, 3))
         self.up = nn.ConvTranspose2d(8, 4, 3)
 
     def forward(self, x):
-        return self.up(self.flat(self.even(self.point(self.body(self.stem(x))))))
+        first, position, last = self.body
+        x = position(first(self.stem(x)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.up(self.flat(self.even(self.point(last(x)))))
 
 
 def reference(host, x, densities):

@@ -10,15 +10,16 @@ import torch
 from mmengine.visualization import Visualizer
 from PIL import Image
 
-from dense.visualization import DrawingHook, to_picture
+from dense.base.drawing import DrawingHook, to_picture
 from pointsuite.engine import command
 from pointsuite.engine.checkpoint import load_checkpoint
-from tests.engine.conftest import one_thread  # noqa: F401
+from pointsuite.engine.errors import UsageError
+from tests.pointsuite.engine.conftest import one_thread  # noqa: F401
 from tests.tools.load import load_tool
 
 from .toy import write_project
 
-train, test, browse = load_tool("train"), load_tool("test"), load_tool("browse_dataset")
+train, test, browse = load_tool("train"), load_tool("test"), load_tool("analysis/browse_dataset")
 
 
 @pytest.fixture
@@ -88,5 +89,5 @@ def test_images_of_a_sample_lie_side_by_side():
 
 def test_the_hook_wants_a_visualizer_that_draws():
     runner = SimpleNamespace(visualizer=Visualizer(name="plain"))
-    with pytest.raises(command.UsageError, match="visualizer is Visualizer, which draws no samples"):
+    with pytest.raises(UsageError, match="visualizer is Visualizer, which draws no samples"):
         DrawingHook().before_test(runner)

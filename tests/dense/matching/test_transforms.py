@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dense.data import seeded
+from dense.base.datasets import seeded
 from dense.matching.transforms import PHOTOMETRIC, LoadPair, PackPair, RandomPhotometric, ResizePair
 from dense.matching.warps import RandomWarp
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dense.matching.data_sample import MatchDataSample
+from dense.matching.sample import MatchDataSample
 from dense.matching.visualization import RIGHT, TRUE, WRONG, MatchVisualizer, color_wheel, draw_matches
 
 from .toy import blobs

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dense.data import seeded
+from dense.base.datasets import seeded
 from dense.matching.warps import RandomWarp, Warp, cell_centres
 
 from .toy import blobs

@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from PIL import Image
 from torch import nn
 
-from dense.matching.correlation import correlate
+from dense.matching.cost_volume import correlate
 from dense.ops.flow import grid_positions, soft_argmax
 from dense.registry import MODELS
 

@@ -1,43 +1,63 @@
 import pytest
 import torch
 
-from dense.ops import merge_windows, partition_windows, window_mask
+from dense.ops import merge_windows, pad_map, partition_windows, window_mask
 
 SIZES = [(6, 9), (7, 8), (2, 5), (1, 1), (3, 3)]
+WINDOWS = [3, (3, 3), (2, 5), (5, 1)]
 
 
+def sides(size):
+    return (size, size) if isinstance(size, int) else size
+
+
+@pytest.mark.parametrize("size", WINDOWS)
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_equals_slices(height, width):
+def test_equals_slices(height, width, size):
+    h, w = sides(size)
     x = torch.randn(2, height, width, 4)
-    padded = torch.zeros(2, 9, 9, 4)
+    padded = torch.zeros(2, height + h, width + w, 4)
     padded[:, :height, :width] = x
     slices = [
-        padded[b, i : i + 3, j : j + 3].reshape(9, 4)
+        padded[b, i : i + h, j : j + w].reshape(h * w, 4)
         for b in range(2)
-        for i in range(0, height, 3)
-        for j in range(0, width, 3)
+        for i in range(0, height, h)
+        for j in range(0, width, w)
     ]
-    windows = partition_windows(x, 3)
+    windows = partition_windows(x, size)
     assert torch.equal(windows, torch.stack(slices))
-    assert torch.equal(merge_windows(windows, height, width), x)
+    assert torch.equal(merge_windows(windows, height, width, size), x)
+    if h == w:
+        assert torch.equal(merge_windows(windows, height, width), x)
 
 
+@pytest.mark.parametrize("size", WINDOWS)
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_mask_is_true_on_the_map(height, width):
-    mask = window_mask(height, width, 3)
-    windows = partition_windows(torch.ones(1, height, width, 2), 3)
+def test_mask_is_true_on_the_map(height, width, size):
+    mask = window_mask(height, width, size)
+    windows = partition_windows(torch.ones(1, height, width, 2), size)
     assert mask.dtype == torch.bool
     assert torch.equal(mask[..., None].expand_as(windows).float(), windows)
+
+
+def test_pad_map():
+    x = torch.randn(2, 3, 4, 5)
+    padded = pad_map(x, 4, 6)
+    assert padded.shape == (2, 4, 6, 5) and torch.equal(padded[:, :3, :4], x)
+    assert padded.count_nonzero() == x.count_nonzero()
+    assert pad_map(x, 3, 4) is x
 
 
 def test_a_column_of_windows_is_a_view():
     x = torch.randn(2, 6, 3, 4)
     assert partition_windows(x, 3).data_ptr() == x.data_ptr()
+    assert partition_windows(x, (2, 3)).data_ptr() == x.data_ptr()
 
 
-def test_gradient():
+@pytest.mark.parametrize("size", [3, (2, 4)])
+def test_gradient(size):
     x = torch.randn(1, 4, 5, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: merge_windows(partition_windows(x, 3).sin(), 4, 5), x)
+    assert torch.autograd.gradcheck(lambda x: merge_windows(partition_windows(x, size).sin(), 4, 5, size), x)
 
 
 class ThereAndBack(torch.nn.Module):
@@ -62,7 +82,11 @@ def test_bad_input():
         partition_windows(torch.zeros(4, 4, 3), 2)
     with pytest.raises(ValueError, match="size must be at least 1, found 0"):
         partition_windows(torch.zeros(1, 4, 4, 3), 0)
+    with pytest.raises(ValueError, match=r"size must be at least 1, found \(2, 0\)"):
+        partition_windows(torch.zeros(1, 4, 4, 3), (2, 0))
     with pytest.raises(ValueError, match=r"4 x 5, found \(3, 4, 1\)"):
         merge_windows(torch.zeros(3, 4, 1), 4, 5)
     with pytest.raises(ValueError, match=r"4 x 4, found \(1, 15, 1\)"):
         merge_windows(torch.zeros(1, 15, 1), 4, 4)
+    with pytest.raises(ValueError, match=r"\(B \* 2, 6, C\) for maps of 4 x 3, found \(2, 4, 1\)"):
+        merge_windows(torch.zeros(2, 4, 1), 4, 3, (2, 3))

@@ -8,9 +8,9 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from dense.registry import DATASETS, METRICS, MODELS
-from dense.restoration.restorer import ImageRestorer
+from dense.restoration.model import ImageRestorer
 from pointsuite.engine.checkpoint import save_checkpoint
-from tests.tools.load import load_tool
+from pointsuite.engine.schedules import follow_schedule
 
 from .toy import write_images
 
@@ -83,7 +83,7 @@ def test_published_schedules_of_hat(name, rate, steps, milestones, tmp_path):
     assert (cfg.param_scheduler.gamma, cfg.param_scheduler.by_epoch) == (0.5, False)
     # followed a thousand times as fast
     cfg.param_scheduler.milestones = list(milestones)
-    rates = [r for r, _ in load_tool("plot_schedule").follow(cfg, 5, str(tmp_path))[0]]
+    rates = [r for r, _ in follow_schedule(cfg, 5, str(tmp_path))[0]]
     assert rates[0] == pytest.approx(rate) and len(rates) == steps
     changes = [i for i in range(1, len(rates)) if rates[i] != rates[i - 1]]
     assert changes == list(milestones) and rates[-1] == pytest.approx(rate / 2 ** len(milestones))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense.restoration.restorer import Restorer
+from dense.restoration import Restorer
 from pointsuite.engine.checkpoint import load_checkpoint
-from tests.engine.conftest import one_thread  # noqa: F401
+from tests.pointsuite.engine.conftest import one_thread  # noqa: F401
 from tests.tools.load import load_tool
 
 from .toy import write_images

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dense.segmentation.camvid import CLASSES, VOID
+from dense.segmentation.datasets import CLASSES, VOID
 
 LEVEL = 63  # grey levels from class to class in the masks of slices
 

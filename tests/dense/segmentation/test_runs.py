@@ -11,7 +11,8 @@ import dense
 from dense.registry import MODELS
 from pointsuite.engine import command
 from pointsuite.engine.checkpoint import load_checkpoint, save_checkpoint
-from tests.engine.conftest import one_thread  # noqa: F401
+from pointsuite.engine.errors import UsageError
+from tests.pointsuite.engine.conftest import one_thread  # noqa: F401
 from tests.tools.load import load_tool
 
 from .data import write_camvid, write_slices
@@ -67,7 +68,7 @@ def test_a_run_by_iterations_and_its_continuation(camvid, tmp_path, capfd):
 
 def test_show_dir_wants_images(tmp_path):
     config = str(CONFIGS / "risurconv/risurconv-s_kicad.py")
-    with pytest.raises(command.UsageError, match="default_scope is 'pointsuite', wanted one of mmseg, mmdet"):
+    with pytest.raises(UsageError, match="default_scope is 'pointsuite', wanted one of mmseg, mmdet"):
         cfg = Config.fromfile(config)
         test.draw_images(cfg, str(tmp_path))
 
@@ -171,34 +172,3 @@ def test_self_guided_attention_on_camvid(camvid, tmp_path, capfd):
     ]
     run(GUIDED / "self-guided-attention_r18_camvid.py", *options, work_dir=tmp_path / "camvid")
     assert "mIoU: " in capfd.readouterr().out
-
-
-@pytest.mark.slow
-def test_comparison(camvid, tmp_path, capfd):
-    compare = load_tool("compare_segmentors")
-    argv = [
-        str(RESNET),
-        "--work-dir",
-        str(tmp_path),
-        "--out",
-        str(tmp_path / "runs.json"),
-        "--seeds",
-        "0",
-        "1",
-    ]
-    argv += ["--cfg-options", *SMALL, f"data_root={camvid}", "train_cfg.max_iters=2"]
-    compare.main(argv)
-    table = capfd.readouterr().out.splitlines()[-4:]
-    assert table[1].startswith("network") and table[2].startswith("resnet18_fpn_camvid-small")
-    assert table[3].startswith("only 'road'")
-    labels = [
-        compare.read_labels(
-            {"dataset": {"type": "dense.CamVidDataset", "data_root": str(camvid), "split": "test"}}
-        )
-    ]
-    pixels = torch.cat([torch.from_numpy(y).flatten() for y in labels[0]])
-    share = 100 * (pixels == 3).sum() / (pixels != 255).sum()
-    assert float(table[3].split()[-1]) == pytest.approx(share.item(), abs=0.01)
-    before = (tmp_path / "runs.json").read_bytes()
-    compare.main(argv)
-    assert (tmp_path / "runs.json").read_bytes() == before  # nothing was run again

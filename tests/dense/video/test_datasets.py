@@ -209,7 +209,7 @@ def test_no_code_in_labels(tmp_path):
 
 def test_the_published_conversion(tmp_path):
     """OpenCV's bilinear resize, then its grey, then 0..255 to [-1, 1]."""
-    from dense.video.predictor import ScaleClips
+    from dense.video.model import ScaleClips
 
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (25, 37, 53, 3)).astype(np.uint8)

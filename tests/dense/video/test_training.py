@@ -10,11 +10,10 @@ from mmengine.config import Config
 from dense.video.scoring import load_scores
 from pointsuite.engine import command
 from pointsuite.engine.checkpoint import load_checkpoint
-from pointsuite.engine.runner import Runner
-from tests.engine.conftest import one_thread  # noqa: F401
+from tests.pointsuite.engine.conftest import one_thread  # noqa: F401
 from tests.tools.load import load_tool
 
-from .toy import ABNORMAL, LENGTH, REPOSITORY, make_frames, write_file, write_folder, write_project
+from .toy import ABNORMAL, LENGTH, REPOSITORY, write_project
 
 train, test = load_tool("train"), load_tool("test")
 CONFIGS = REPOSITORY / "configs/vad_hybrid"
@@ -70,46 +69,6 @@ def test_a_damaged_frame_is_one_line(config):
         command.run(lambda: test.main([config, "--cfg-options", "experiment_name=video_damaged"]))
     assert "error: data/testing/frames/01/005.png: not an image that can be read" in stop.value.code
     assert "\n" not in stop.value.code
-
-
-def write_data(name, folder):
-    frames = make_frames(26, color=True)
-    if name == "avenue":
-        for i in range(2):
-            write_file(folder / f"training_videos/0{i}.avi", frames)
-        write_folder(folder / "testing_videos/01", frames)
-    else:
-        for i in range(2):
-            write_folder(folder / f"training/frames/0{i}", frames)
-        write_folder(folder / "testing/frames/01", frames)
-    labels = {"01": [int(i in ABNORMAL) for i in range(26)]}
-    (folder / "testing").mkdir(exist_ok=True)
-    (folder / "testing/frame_labels.json").write_text(json.dumps(labels))
-
-
-@pytest.mark.parametrize("name", ["vad-hybrid_ped2", "vad-hybrid-small_ped2", "vad-hybrid_avenue"])
-def test_recipes_train_and_test(name, tmp_path):
-    write_data(name.rpartition("_")[2], tmp_path)
-    cfg = Config.fromfile(CONFIGS / f"{name}.py")
-    cfg.model.network.arch = {
-        "widths": (8, 8, 8),
-        "depth": 1,
-        "num_heads": 2,
-        "ffn_ratio": 1,
-        "kernel_size": 3,
-    }
-    for loader in (cfg.train_dataloader, cfg.test_dataloader, cfg.val_dataloader):
-        loader.dataset.update(data_root=str(tmp_path), size=16)
-        loader.update(num_workers=0, persistent_workers=False)
-    by_iteration = cfg.train_cfg.get("type") == "IterBasedTrainLoop"
-    cfg.train_cfg.update({"max_iters": 2} if by_iteration else {"max_epochs": 1}, val_interval=1)
-    cfg.work_dir, cfg.visualizer, cfg.experiment_name = str(tmp_path / "run"), None, f"{name}_{id(cfg)}"
-    runner = Runner.from_cfg(cfg)
-    before = next(runner.model.parameters()).detach().clone()
-    runner.train()
-    assert (next(runner.model.parameters()) != before).any()
-    assert runner.message_hub.get_scalar("val/frame/loss").current() < 1
-    assert set(runner.test()) >= {"frame/auc_micro", "frame/auc_macro", "frame/psnr"}
 
 
 def test_published_recipe():

@@ -1,6 +1,5 @@
-"""One module a published system. Each has
+"""One module a published system, named as the folder of its packs.
 
-- `SOURCE`: the start of the packs' `source` field, which names the system whose packs it runs;
-- `outputs(pack, weights, inputs)`: build what the pack describes, load its weights, run it, and return
-  {output name: array}. Names that are missing there are reported as not computed.
+Each has `adapt(pack)`, which builds what a :class:`~tests.parity.adapt.Pack` describes, by its words and the
+shapes of its weights, and returns the :class:`~tests.parity.adapt.Case` that the runner runs.
 """

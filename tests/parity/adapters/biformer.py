@@ -1,103 +1,82 @@
 """BiFormer: classifiers, dense backbones and single attentions of both published implementations."""
 
 import torch
+from torch import Tensor
 
-from dense.backbones import BiFormer, ClassificationNetwork
-from dense.backbones.biformer import FullAttention, RoutingAttention, _cut, routed_attention
+from dense.backbones import BiFormer
+from dense.backbones.biformer import FullAttention, RoutingAttention, routed_attention
+from dense.ops import partition_windows
+from pointsuite.engine.checkpoint import strip_prefix
 
-SOURCE = "rayleizhu/BiFormer"
+from ..adapt import Case, Pack, backbone_case
+
+PREFIX = "stages.0.0.attn."
 
 
-def outputs(pack, weights, inputs):
-    build = pack["build"]
-    x = inputs["x"].requires_grad_()
-    if any(key.startswith("downsample_layers.") for key in weights):
-        found = network(pack, weights, x)
-    elif "topk" in build:
-        found = routing_attention(build, weights, x)
+def adapt(pack: Pack) -> Case:
+    return (network if pack.has("downsample_layers.") else attention)(pack)
+
+
+def network(pack: Pack) -> Case:
+    words = pack.words
+    blocks = "stages.{}.blocks." if pack.has("stages.0.blocks.") else "stages.{}."
+    depths = pack.depths(blocks)
+    dims = [pack.shapes[f"{blocks.format(i)}0.norm1.weight"][0] for i in range(len(depths))]
+    words.agree(depth=depths, embed_dim=dims)
+    words.only("side_dwconv", 5)
+    words.skip("variant", "auto_pad")  # padding does nothing where windows fit
+    nchw = any("qkv_linear" in key for key in pack.shapes) or "nchw" in words.get("variant", "")
+    topks = words.get("topks", [1, 4, 16, -2])
+    if 0 in topks or (-1 in topks and not nchw):  # a stack of convolutions; attention without LePE
+        raise ValueError(f"word 'topks' must have no 0, and -1 in the NCHW design only, found {topks}")
+    design = ("stl_nchw" if nchw else "stl") if ".blocks." in blocks else "biformer"
+    arch = {**BiFormer.archs["tiny"], "embed_dims": dims, "depths": depths, "design": design}
+
+    def taps(backbone):
+        found = {f"stage{i + 1}": stage[-1] for i, stage in enumerate(backbone.stages)}
+        found |= {f"bra_s{i + 1}b0": stage[0].attn for i, stage in enumerate(backbone.stages)}
+        return found | {"stem": backbone.downsamples[0]}
+
+    options = {"num_windows": words.get("n_win", 7), "topks": [None if k < 0 else k for k in topks]}
+    return backbone_case(BiFormer, pack, arch, taps, {"reference_quirks": True, **options})
+
+
+def attention(pack: Pack) -> Case:
+    words, nchw = pack.words, pack.words.get("layout", "NHWC") == "NCHW"
+    words.only("layout", "NHWC", "NCHW")
+    words.skip("auto_pad")
+    channels, lepe_size = pack.shapes["lepe.weight"][0], pack.shapes["lepe.weight"][-1]
+    words.agree(dim=channels, side_dwconv=lepe_size)
+    heads = words.get("num_heads", 8)
+    if "topk" in words:
+        options = {"floor_windows": nchw, "padding": "keys" if nchw else "input", "lepe_size": lepe_size}
+        model = RoutingAttention(channels, heads, words.get("n_win", 7), words["topk"], **options)
     else:
-        found = full_attention(build, weights, x)
-    for name in pack["outputs"]:
-        if name.startswith("grad.x.of."):
-            y = found[name.removeprefix("grad.x.of.")]
-            (found[name],) = torch.autograd.grad((y * pack["probe"](y.shape)).sum(), x, retain_graph=True)
-    return found
+        model = FullAttention(channels, heads, lepe_size=lepe_size, lepe_of="values" if nchw else "input")
+    state = BiFormer.convert_official({PREFIX + key: value for key, value in pack.weights.items()})
+
+    def run(inputs):
+        x = inputs["x"].permute(0, 2, 3, 1) if nchw else inputs["x"]
+        y = model(x)
+        found = {"y": y.permute(0, 3, 1, 2) if nchw else y}
+        return found if isinstance(model, FullAttention) else found | routing(model, x)
+
+    return Case(model, strip_prefix(state, "backbone." + PREFIX), run=run, once=True)
 
 
-def network(pack, weights, x):
-    build = pack["build"]
-    arch = dict(BiFormer.archs[build["variant"].removeprefix("biformer_")])
-    arch["depths"] = build.get("depth", arch["depths"])
-    topks = [None if k < 0 else k for k in build.get("topks", (1, 4, 16, -1))]
-    flags = {"num_windows": build.get("n_win", 7), "topks": topks, "reference_quirks": True}
-    state = BiFormer.convert_official(weights)
-    if "head.weight" in weights:
-        backbone = BiFormer(arch, out_indices=(3,), output_norm=False, **flags)
-        model = ClassificationNetwork(backbone, len(weights["head.weight"]))
-    else:
-        model = backbone = BiFormer(arch, **flags)
-        state = {key.removeprefix("backbone."): value for key, value in state.items()}
-    model.load_state_dict(state)
-    model.eval().requires_grad_(False)
-
-    taps = {}
-    tapped = {"stem": backbone.downsamples[0], "bra_s1b0": backbone.stages[0][0].attn}
-    tapped |= {f"stage{i + 1}": stage[-1] for i, stage in enumerate(backbone.stages)}
-    for name, module in tapped.items():
-        module.register_forward_hook(lambda _, __, y, name=name: taps.__setitem__(f"tap.{name}", y))
-    with torch.inference_mode():
-        evaluated = model(x)
-    y = model(x) if any(name.startswith("grad.") for name in pack["outputs"]) else evaluated
-    names = [name for name in pack["outputs"] if not name.startswith(("tap.", "grad."))]
-    return dict(zip(names, y if isinstance(y, tuple) else (y,), strict=True)) | taps
-
-
-def load(attention, weights):
-    prefix = "stages.0.0.attn."
-    state = BiFormer.convert_official({prefix + key: value for key, value in weights.items()})
-    attention.load_state_dict({key.removeprefix("backbone." + prefix): v for key, v in state.items()})
-    return attention.eval().requires_grad_(False)
-
-
-def channels_last(build, x):
-    return x.permute(0, 2, 3, 1) if build["layout"] == "NCHW" else x
-
-
-def as_given(build, y):
-    return y.permute(0, 3, 1, 2) if build["layout"] == "NCHW" else y
-
-
-def full_attention(build, weights, x):
-    lepe_of = "values" if build["layout"] == "NCHW" else "input"
-    attention = FullAttention(
-        build["dim"], build["num_heads"], lepe_size=build["side_dwconv"], lepe_of=lepe_of
-    )
-    return {"y": as_given(build, load(attention, weights)(channels_last(build, x)))}
-
-
-def routing_attention(build, weights, x):
-    nchw = build["layout"] == "NCHW"
-    attention = RoutingAttention(
-        build["dim"],
-        build["num_heads"],
-        build["n_win"],
-        build["topk"],
-        lepe_size=build["side_dwconv"],
-        floor_windows=nchw,
-        padding="keys" if nchw else "input",
-    )
-    load(attention, weights)
-    x = channels_last(build, x)
-    qkv = attention.qkv(x)
-    size = attention.window_size(*x.shape[1:3])
-    r_weight, routes = attention.route(qkv, size)
-    found = {"y": as_given(build, attention(x)), "r_weight": r_weight, "r_idx": routes.float()}
+def routing(model: RoutingAttention, x: Tensor) -> dict[str, Tensor]:
+    """What the attention chooses, and its weights where its windows fit."""
+    qkv, size = model.qkv(x), model.window_size(*x.shape[1:3])
+    weights, routes = model.route(qkv, size)
+    found = {"r_weight": weights, "r_idx": routes.float()}
     if not (x.shape[1] % size[0] or x.shape[2] % size[1]):
-        found["attn"] = attention_weights(attention, _cut(qkv, size), routes)
+        found["attn"] = attention_weights(
+            model, partition_windows(qkv, size).unflatten(0, (len(qkv), -1)), routes
+        )
     return found
 
 
-def attention_weights(attention, qkv, routes):
+def attention_weights(attention: RoutingAttention, qkv: Tensor, routes: Tensor) -> Tensor:
     """What each pixel gives to those of its windows: with unit vectors for values, the operator tells."""
     batch, windows, pixels, _ = qkv.shape
     heads, width = attention.num_heads, attention.qk_dims

@@ -1,86 +1,76 @@
-"""DaViT: the classifier, the backbone of the dense copies, single blocks and attentions."""
+"""DaViT: classifiers, dense backbones, single blocks and attentions."""
 
-import torch
+import re
 
 from dense.backbones import DaViT
-from dense.backbones.base import ClassificationNetwork
 from dense.backbones.davit import Block, ChannelAttention, WindowAttention
 
-SOURCE = "dingmyu/davit"
-FLAGS = ("qkv_bias", "ffn", "cpe_act", "overlapped_patch")
+from ..adapt import Case, Pack, backbone_case
+
+HEAD_DIMS = 32
 
 
-def outputs(pack, weights, inputs):
-    build = pack["build"]
-    x = inputs["x"].requires_grad_()
-    if "variant" in build:
-        found = classifier(build, weights, x)
-    elif "embed_dims" in build:
-        found = backbone(build, weights, x)
-    else:
-        found = operator(build, weights, x)
-    for name in pack["outputs"]:
-        if name.startswith("grad.x.of."):
-            y = found[name.removeprefix("grad.x.of.")]
-            (found[name],) = torch.autograd.grad((y * pack["probe"](y.shape)).sum(), x, retain_graph=True)
+def adapt(pack: Pack) -> Case:
+    return (network if pack.has("patch_embeds.") else operator)(pack)
+
+
+def network(pack: Pack) -> Case:
+    words, name = pack.words, pack.words.get("variant", "").lower()
+    words.skip("op")
+    depths = pack.depths("main_blocks.{}.")
+    dims = [pack.shapes[f"patch_embeds.{i}.proj.weight"][0] for i in range(len(depths))]
+    words.agree(depths=depths, embed_dims=dims)
+    variant = DaViT.archs[next((arch for arch in DaViT.archs if arch in name), "tiny")]
+    named = re.search(r"window(\d+)", name)
+    arch = {
+        **variant,
+        "embed_dims": dims,
+        "depths": depths,
+        "num_heads": words.get("num_heads", [channels // HEAD_DIMS for channels in dims]),
+        "window_size": words.get("window_size", int(named[1]) if named else variant["window_size"]),
+        "overlapped_patch": pack.shapes["patch_embeds.1.proj.weight"][-1] == 3,
+    }
+
+    def taps(backbone):
+        first, stages = backbone.stages[0][0], backbone.stages
+        found = {"s0_spatial": first[0], "s0_channel": first[1]}
+        found |= {f"embed{i}": module for i, module in enumerate(backbone.downsamples)}
+        found |= {f"s{i}": stage[-1] for i, stage in enumerate(stages)}
+        return found | {f"s{i}_last": stage[-1] for i, stage in enumerate(stages)}
+
+    options = {"qkv_bias": bias(pack, "main_blocks.0.0.0."), "ffn": pack.has("main_blocks.0.0.0.mlp.")}
+    return backbone_case(DaViT, pack, arch, taps, {"reference_quirks": True, **options}, once=True)
+
+
+def bias(pack: Pack, prefix: str) -> bool:
+    found = pack.has(f"{prefix}attn.qkv.bias") or pack.has(f"{prefix}qkv.bias")
+    pack.words.agree(qkv_bias=found)
     return found
 
 
-def flags(build):
-    return {"reference_quirks": True, **{key: build[key] for key in FLAGS if key in build}}
-
-
-def classifier(build, weights, x):
-    name = build["variant"].lower()
-    arch = next(arch for arch in DaViT.archs if arch in name)
-    inner = DaViT(arch, out_indices=(3,), output_norm=False, **flags(build))
-    network = ClassificationNetwork(inner, build["num_classes"]).eval()
-    network.load_state_dict(network.convert_official(weights))
-    taps = {}
-    tapped = {
-        "embed0": inner.downsamples[0],
-        "s0_spatial": inner.stages[0][0][0],
-        "s0_channel": inner.stages[0][0][1],
-        "embed1": inner.downsamples[1],
-        "s1": inner.stages[1][-1],
-        "s2_last": inner.stages[2][-1],
-        "s3": inner.stages[3][-1],
-    }
-    for name, module in tapped.items():
-        module.register_forward_hook(lambda _, __, y, name=name: taps.__setitem__(f"tap.{name}", tokens(y)))
-    return {"logits": network(x), **taps}
-
-
-def backbone(build, weights, x):
-    arch = {key: build.get(key, value) for key, value in DaViT.archs["tiny"].items()}
-    network = DaViT(arch, **flags(build)).eval()
-    state = network.convert_official(weights)
-    network.load_state_dict({key.removeprefix("backbone."): value for key, value in state.items()})
-    return {f"f{i}": y for i, y in enumerate(network(x))}
-
-
-def operator(build, weights, x):
+def operator(pack: Pack) -> Case:
     """Published operators take tokens (B, N, C); alone, window attention takes (windows, w * w, C)."""
-    channels, heads, bias = build["dim"], build["num_heads"], build.get("qkv_bias", True)
-    if build["op"].startswith("Channel"):
-        attention = ChannelAttention(channels, heads, bias)
+    words, alone = pack.words, not pack.has("attn.")
+    channels = pack.shapes["proj.weight" if alone else "attn.proj.weight"][0]
+    words.agree(dim=channels)
+    heads = words.get("num_heads", channels // HEAD_DIMS)
+    size = words.get("window_size", 7)
+    if words["op"].startswith("Channel"):
+        attention = ChannelAttention(channels, heads, bias(pack, ""))
     else:
-        attention = WindowAttention(channels, heads, build["window_size"], bias, mask_padding=False)
-    if build["op"].endswith("Attention"):
-        attention.load_state_dict(weights)
-        size = build.get("window_size", 1) if x.ndim == 3 else None
-        maps = x.unflatten(1, (size, -1)) if size else x
-        return {"y": attention(maps).reshape(x.shape)}
-    ffn, cpe_act = build.get("ffn", True), build.get("cpe_act", False)
-    block = Block(channels, attention, 0.0, ffn, cpe_act).eval()
-    block.load_state_dict(weights)
-    found = {}
-    if ffn:
-        block.mlp.register_forward_hook(lambda _, __, y: found.__setitem__("tap.mlp", y.flatten(1, 2)))
-    attention.proj.register_forward_hook(lambda _, __, y: found.__setitem__("tap.attn_windows", y))
-    maps = x.transpose(1, 2).unflatten(2, tuple(build["size"]))
-    return {"y": tokens(block(maps)), **found}
+        attention = WindowAttention(channels, heads, size, bias(pack, ""), mask_padding=False)
+    words.only("op", "ChannelAttention", "WindowAttention", "ChannelBlock", "SpatialBlock")
+    if alone:
+        words.skip("size")
+        side = 1 if isinstance(attention, ChannelAttention) else size
+        return Case(
+            attention, pack.weights, run=lambda x: attention(x["x"].unflatten(1, (side, -1))).flatten(1, 2)
+        )
+    ffn, height_width = pack.has("mlp."), tuple(words["size"])
+    block = Block(channels, attention, 0.0, ffn)
+    taps = {"attn_windows": attention.proj} | ({"mlp": block.mlp} if ffn else {})
 
+    def run(inputs):
+        return block(inputs["x"].unflatten(1, height_width)).flatten(1, 2)
 
-def tokens(maps):
-    return maps.flatten(2).transpose(1, 2)
+    return Case(block, pack.weights, taps, run)

@@ -1,52 +1,46 @@
-"""RAVLT: the classifier, and its two attentions alone."""
-
-import torch
+"""RAVLT: classifiers, dense backbones, and its two attentions alone."""
 
 from dense.backbones import RAVLT
-from dense.backbones.base import ClassificationNetwork
 from dense.backbones.rala import RankAugmentedAttention, SoftmaxAttention
 
-SOURCE = "qhfan/RALA"
-ARCHS = {"T": "tiny", "S": "small", "B": "base", "L": "large"}
+from ..adapt import Case, Pack, backbone_case
 
 
-def outputs(pack, weights, inputs):
-    x = inputs["x"].requires_grad_()
-    found = (classifier if "model" in pack["build"] else operator)(pack["build"], weights, x)
-    for name in pack["outputs"]:
-        if name.startswith("grad.x.of."):
-            y = found[name.removeprefix("grad.x.of.")]
-            (found[name],) = torch.autograd.grad((y * pack["probe"](y.shape)).sum(), x, retain_graph=True)
-    return found
+def adapt(pack: Pack) -> Case:
+    return (network if pack.has("patch_embed.") else operator)(pack)
 
 
-def classifier(build, weights, x):
-    arch = ARCHS[build["model"].rsplit("_", 1)[-1]]
-    inner = RAVLT(arch, out_indices=(3,), output_norm=False)
-    network = ClassificationNetwork(inner, build.get("num_classes", 1000)).eval()
-    counters = {key: n for key, n in network.state_dict().items() if key.endswith("num_batches_tracked")}
-    network.load_state_dict({**counters, **network.convert_official(weights)})
-    taps = {}
-    tapped = {
-        "stem": inner.downsamples[0],
-        "stage1": inner.downsamples[1],
-        "stage2": inner.downsamples[2],
-        "stage3": inner.downsamples[3],
-        "stage4": inner.stages[3][-1],
-    }
-    for name, module in tapped.items():
-        module.register_forward_hook(lambda _, __, y, name=name: taps.__setitem__(f"tap.{name}", y))
-    inner.stages[0][0].attn.register_forward_hook(
-        lambda _, __, y: taps.__setitem__("tap.block0_attn", y.permute(0, 3, 1, 2))
-    )
-    return {"logits": network(x), **taps}
+def network(pack: Pack) -> Case:
+    depths = pack.depths("layers.{}.blocks.")
+    stages = range(len(depths))
+    dims = [pack.shapes[f"layers.{i}.blocks.0.norm1.norm.weight"][0] for i in stages]
+    heads = [dims[i] // (2 * pack.shapes[f"layers.{i}.RoPE.angle"][0]) for i in stages]
+    pack.words.skip("model")
+    arch = {**RAVLT.archs["tiny"], "embed_dims": dims, "depths": depths, "num_heads": heads}
+
+    def taps(backbone):
+        found = {"stem": backbone.downsamples[0], "block0_attn": backbone.stages[0][0].attn}
+        ends = [
+            *backbone.downsamples[1:],
+            backbone.stages[-1][-1],
+        ]  # a published stage ends with the next's start
+        return found | {f"stage{i + 1}": module for i, module in enumerate(ends)}
+
+    return backbone_case(RAVLT, pack, arch, taps, once=True)
 
 
-def operator(build, weights, x):
-    kind = RankAugmentedAttention if "linear" in build["operator"] else SoftmaxAttention
-    attention = kind(build["dim"], build["num_heads"])
-    state = {key.removeprefix("attn."): value for key, value in weights.items()}
-    attention.load_state_dict(
-        {key: value.view_as(attention.get_parameter(key)) for key, value in state.items()}
-    )
-    return {"out": attention(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)}
+def operator(pack: Pack) -> Case:
+    words, weights = pack.words, pack.part("attn.")
+    kind = RankAugmentedAttention if "linear" in words["operator"] else SoftmaxAttention
+    channels = len(weights["proj.weight"])
+    words.agree(dim=channels)
+    model = kind(channels, words.get("num_heads", channels // (2 * pack.shapes.get("rope.angle", (16,))[0])))
+    nchw = words.get("layout", "NCHW") == "NCHW"
+    words.only("layout", "NCHW", "NHWC")
+    state = {key: value.view_as(model.get_parameter(key)) for key, value in weights.items()}
+
+    def run(inputs):
+        x = inputs["x"]
+        return model(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if nchw else model(x)
+
+    return Case(model, state, run=run, once=True)

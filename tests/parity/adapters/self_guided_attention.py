@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dense.registry import MODELS
-from dense.segmentation.self_guided_attention import (
+from dense.segmentation.networks.self_guided_attention import (
     ChannelAttention,
     PositionAttention,
     SemanticModule,
@@ -22,77 +22,68 @@ from dense.segmentation.self_guided_attention import (
 )
 from pointsuite.engine.checkpoint import rename_keys
 
-SOURCE = "sinAshish/Multi-Scale-Attention"
+from ..adapt import Case, Pack
+
 CONFIG = Path(__file__).parents[3] / "configs/self_guided_attention/self-guided-attention_x101_chaos.py"
 
 
-def outputs(pack, weights, inputs):
-    if pack["name"].startswith("op_"):
-        return operators(pack, weights, inputs)
+def adapt(pack: Pack) -> Case:
+    if not pack.has("resnext."):
+        return operators(pack)
+    pack.words.skip("text")  # "published network ..."; inputs tell whether it trains
     cfg = Config.fromfile(CONFIG).model
-    cfg.backbone.in_channels = weights["resnext.layer0.0.weight"].shape[1]
-    cfg.decode_head.num_classes = weights["predict1.weight"].shape[0]
+    cfg.backbone.in_channels = pack.shapes["resnext.layer0.0.weight"][1]
+    cfg.decode_head.num_classes = pack.shapes["predict1.weight"][0]
     with DefaultScope.overwrite_default_scope("mmseg"):
         model = MODELS.build(cfg)
-    load(model, model.convert_official(weights))
-    if "y" in inputs:
-        return training(model.train(), inputs)
+    return (training if "y" in pack.inputs else evaluation)(model, model.convert_official(pack.weights))
+
+
+def resize(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
+
+
+def evaluation(model: nn.Module, state: dict) -> Case:
+    backbone, head = model.backbone, model.decode_head
+    taps = {f"layer{i}": getattr(backbone, f"layer{i}") for i in range(1, 5)} | {"fuse1": head.fuse}
+    for name, stage in (("1", head.first_stage), ("2", head.second_stage)):
+        for kind, layers in (("pam", stage.position), ("cam", stage.channel), ("out", stage.project)):
+            taps |= {f"{kind}{name}_{i + 1}": layer for i, layer in enumerate(layers)}
+    for i in range(4):
+        taps |= {f"{kind}{i + 1}": taps[f"{kind}1_{i + 1}"] for kind in ("pam", "cam")}
+        taps |= {f"guided{i + 1}": taps[f"out1_{i + 1}"], f"refined{i + 1}": taps[f"out2_{i + 1}"]}
+        taps[f"semantic_level{i + 1}"] = (head.first_stage, lambda y, *_, i=i: y[1][i].flatten())
     # Activations reach 1e4 and logits of attention 1e6: the pack's gradient, of float32, is 2.9e-3 from that
     # of float64, and the order in which threads share sums moves it as far. One thread has but one order.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return evaluation(pack, model.eval(), inputs["x"])
-    finally:
-        torch.set_num_threads(threads)
+    return Case(
+        model, state, taps, lambda inputs: resize(model(inputs["x"]), inputs["x"]), once=True, threads=1
+    )
 
 
-def load(model, state):
-    """The packs leave the counters of batch norms out."""
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected and all(key.endswith("num_batches_tracked") for key in missing)
+def training(model: nn.Module, state: dict) -> Case:
+    head, found = model.decode_head, {}
+
+    def run(inputs):
+        x = inputs["x"]
+        for i, predict in enumerate(head.first_predict):
+
+            def keep(module, args, y, i=i):
+                found[f"predict{i + 1}"] = resize(y, x)
+
+            predict.register_forward_hook(keep)
+        samples = [SimpleNamespace(gt_sem_seg=PixelData(data=y[None])) for y in inputs["y"]]
+        losses = head.loss(model.extract_feat(x), samples, {})
+        entropy = losses["loss_ce"]
+        guidance, reconstruction = losses["loss_guidance"], losses["loss_reconstruction"]
+        parts = [entropy, guidance / head.guidance_weight, reconstruction / head.reconstruction_weight]
+        return {"losses": torch.stack([*parts, entropy + guidance + reconstruction]), **found}
+
+    return Case(model, state, run=run, train=True)
 
 
-def evaluation(pack, model, x):
-    head, x = model.decode_head, x.requires_grad_()
-    taps = {}
-
-    def tap(name, module, change=lambda y: y):
-        module.register_forward_hook(lambda _, __, y: taps.__setitem__(f"tap.{name}", change(y)))
-
-    tap("layer1", model.backbone.layer1)
-    tap("layer4", model.backbone.layer4)
-    tap("fuse1", head.fuse)
-    tap("semantic_level4", head.first_stage, lambda y: y[1][3].flatten())
-    tap("pam4", head.first_stage.position[3])
-    tap("cam4", head.first_stage.channel[3])
-    tap("guided4", head.first_stage.project[3])
-    tap("refined1", head.second_stage.project[0])
-    logits = F.interpolate(model(x), x.shape[2:], mode="bilinear", align_corners=False)
-    (grad,) = torch.autograd.grad((logits * pack["probe"](logits.shape)).sum(), x)
-    return {"logits": logits, "grad.x.of.logits": grad, **taps}
-
-
-def training(model, inputs):
-    x, head = inputs["x"], model.decode_head
-    features = model.extract_feat(x)
-    samples = [SimpleNamespace(gt_sem_seg=PixelData(data=y[None])) for y in inputs["y"]]
-    predictions = {}
-    for i, predict in enumerate(head.first_predict):
-        predict.register_forward_hook(
-            lambda _, __, y, i=i: predictions.__setitem__(
-                f"predict{i + 1}", F.interpolate(y, x.shape[2:], mode="bilinear", align_corners=False)
-            )
-        )
-    losses = head.loss(features, samples, {})
-    entropy = losses["loss_ce"]
-    guidance, reconstruction = losses["loss_guidance"], losses["loss_reconstruction"]
-    parts = [entropy, guidance / head.guidance_weight, reconstruction / head.reconstruction_weight]
-    return {"losses": torch.stack([*parts, entropy + guidance + reconstruction]), **predictions}
-
-
-def operators(pack, weights, inputs):
-    channels = pack["build"]["channels"]
+def operators(pack: Pack) -> Case:
+    """The operators whose weights there are; the cores take `x`, the others `x2` of twice its channels."""
+    channels = pack.words.get("channels") or pack.inputs["x"].shape[1]
     model = nn.ModuleDict(
         {
             "pam": attention_layer(channels, PositionAttention(channels)),
@@ -102,20 +93,19 @@ def operators(pack, weights, inputs):
             "cam_core": ChannelAttention(),
         }
     )
+    for name in [name for name in model if not pack.has(f"{name}.")]:
+        del model[name]
     rules = [rule for name in ("pam", "cam") for rule in attention_rules(name, name)]
     rules += [rule for name in ("pam_core", "cam_core") for rule in core_rules(name, name)]
-    load(model, rename_keys(weights, rules + semantic_rules("sem", "sem")))
-    model.eval()
-    x, x2 = inputs["x"], inputs["x2"].requires_grad_()
-    pam = model["pam"](x2)
-    (grad,) = torch.autograd.grad((pam * pack["probe"](pam.shape)).sum(), x2)
-    code, decoded = model["sem"](x2)
-    return {
-        "pam": pam,
-        "grad.x2.of.pam": grad,
-        "cam": model["cam"](x2),
-        "sem_code": code.flatten(),
-        "sem_decoded": decoded,
-        "pam_core": model["pam_core"](x),
-        "cam_core": model["cam_core"](0.2 * x),
-    }
+
+    def run(inputs):
+        found = {}
+        for name, module in model.items():
+            x = inputs["x" if name.endswith("core") else "x2"]
+            found[name] = module(0.2 * x if name == "cam_core" else x)
+        if "sem" in found:
+            code, found["sem_decoded"] = found.pop("sem")
+            found["sem_code"] = code.flatten()
+        return found
+
+    return Case(model, rename_keys(pack.weights, rules + semantic_rules("sem", "sem")), run=run, once=True)

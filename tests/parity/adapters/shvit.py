@@ -1,97 +1,58 @@
-"""SHViT: networks, dense backbones and single operators."""
+"""SHViT: classifiers, dense backbones and single operators."""
 
-import torch
-
-from dense.backbones import ClassificationNetwork, SHViT
+from dense.backbones import SHViT
 from dense.backbones.shvit import PatchMerging, SingleHeadAttention
-from dense.layers import ConvNorm
+from pointsuite.engine.checkpoint import strip_prefix
 
-SOURCE = "ysj9909/SHViT"
+from ..adapt import Case, Pack, backbone_case
 
-
-def outputs(pack, weights, inputs):
-    if any(key.startswith("patch_embed.") for key in weights):
-        return network(pack, weights, inputs["x"])
-    return operator(pack, weights, inputs["x"])
-
-
-def load(model, state):
-    """Load all but step counters, which packs do not have."""
-    steps = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
-    model.load_state_dict({**steps, **state})
-    model.eval().requires_grad_(False)
+DOWNSAMPLING = 3  # parts of it at the head of each stage but the first
+# In `shvit_s1` the input of a ReLU is -1.4e-6 where the others are about 2. Rounding in float32 may turn its
+# sign, which changes the gradient by 6e-3 of its rms; the published code agrees with float64.
+GRADIENT = {"double": True}
 
 
-def network(pack, weights, x):
-    build = pack["build"]
-    arch = build["variant"].split()[0].removeprefix("shvit_")
-    state = SHViT.convert_official(weights)
-    if "head.l.weight" in weights:
-        backbone = SHViT(arch, out_indices=(2,), distillation="head_dist.l.weight" in weights)
-        model = ClassificationNetwork(backbone, len(weights["head.l.weight"]))
-        load(model, state)
-    else:
-        model = backbone = SHViT(arch)
-        load(model, {key.removeprefix("backbone."): value for key, value in state.items()})
-
-    found = {}
-    hook(found, "tap.stem", backbone.downsamples[0])
-    hook(found, "tap.merge1", backbone.downsamples[1][1])
-    hook(found, "tap.shsa", backbone.stages[1][0].mixer)
-    for i, stage in enumerate(backbone.stages):
-        hook(found, f"tap.stage{i + 1}", stage[-1])
-    names = [name for name in pack["outputs"] if not name.startswith(("tap.", "grad."))]
-
-    def run(x):
-        y = model(x)
-        return dict(zip(names, y if isinstance(y, tuple) else (y,), strict=True))
-
-    return found | results(pack, model, run, x)
+def adapt(pack: Pack) -> Case:
+    return (network if pack.has("patch_embed.") else operator)(pack)
 
 
-def operator(pack, weights, x):
-    build = pack["build"]
-    merging = "out_dim" in build
+def network(pack: Pack) -> Case:
+    words, depths = pack.words, pack.depths("blocks{}.", first=1)
+    firsts = [f"blocks{i + 1}.{DOWNSAMPLING if i else 0}." for i in range(len(depths))]
+    depths = [depth - (DOWNSAMPLING if i else 0) for i, depth in enumerate(depths)]
+    dims = [pack.shapes[f"{first}conv.m.c.weight"][0] for first in firsts]
+    attending = [pack.shapes.get(f"{first}mixer.m.pre_norm.weight", (None,))[0] for first in firsts]
+    types = ["i" if channels is None else "s" for channels in attending]
+    words.agree(depth=depths, embed_dim=dims, types=types, distillation=pack.has("head_dist."))
+    partial = words.get("partial_dim", attending)
+    words.agree(partial_dim=[own if own else other for own, other in zip(attending, partial, strict=True)])
+    words.only("qk_dim", 16, [16] * len(depths))
+    words.skip("variant")
+    arch = {"embed_dims": dims, "depths": depths, "attention_channels": attending}
+
+    def taps(backbone):
+        found = {"stem": backbone.downsamples[0], "shsa": backbone.stages[1][0].mixer}
+        found |= {f"merge{i}": down[1] for i, down in enumerate(backbone.downsamples) if i}
+        return found | {f"stage{i + 1}": stage[-1] for i, stage in enumerate(backbone.stages)}
+
+    options = {"distillation": pack.has("head_dist.")}
+    return backbone_case(SHViT, pack, {**SHViT.archs["s1"], **arch}, taps, options, **GRADIENT)
+
+
+def operator(pack: Pack) -> Case:
+    words, merging = pack.words, pack.has("conv3.")
     place = "blocks2.1." if merging else "blocks2.3.mixer.m."
-    state = SHViT.convert_official({place + key: value for key, value in weights.items()})
-    inner = "backbone.downsamples.1.1." if merging else "backbone.stages.1.0.mixer."
-    found = {}
+    state = SHViT.convert_official({place + key: value for key, value in pack.weights.items()})
     if merging:
-        model = PatchMerging(build["dim"], build["out_dim"])
-        hook(found, "tap.conv2", model.conv2)
-        hook(found, "tap.se", model.se)
+        channels, out_channels = pack.shapes["conv1.c.weight"][1], pack.shapes["conv3.c.weight"][0]
+        words.agree(dim=channels, out_dim=out_channels)
+        model, inner = PatchMerging(channels, out_channels), "backbone.downsamples.1.1."
+        # published before the activation
+        taps = {"conv2": (model.conv2, lambda y, x, *_: model.conv2.forward(x)), "se": model.se}
     else:
-        model = SingleHeadAttention(build["dim"], build["pdim"], build["qk_dim"])
-        hook(found, "tap.pre_norm", model.pre_norm)
-        hook(found, "tap.qkv", model.qkv)
-    load(model, {key.removeprefix(inner): value for key, value in state.items()})
-    return found | results(pack, model, lambda x: {"y": model(x)}, x)
-
-
-def hook(found, name, module):
-    """Keep the first output of a module; of a ConvNorm, that before the activation."""
-
-    def keep(module, args, y):
-        if isinstance(module, ConvNorm):
-            y = module.forward(args[0])
-        found.setdefault(name, y)
-
-    module.register_forward_hook(keep)
-
-
-def results(pack, model, run, x):
-    """Outputs as inference computes them, and the gradients that the pack has.
-
-    These in float64: in `shvit_s1` the input of a ReLU is -1.4e-6 where the others are about 2. Rounding in
-    float32 may turn its sign, which changes the gradient by 6e-3 of its rms; the published code agrees with
-    float64.
-    """
-    with torch.inference_mode():
-        found = run(x)
-    model.double()
-    x = x.double().requires_grad_()
-    for name in pack["outputs"]:
-        if name.startswith("grad.x.of."):
-            y = run(x)[name.removeprefix("grad.x.of.")]
-            found[name] = torch.autograd.grad((y * pack["probe"](y.shape)).sum(), x)[0]
-    return found
+        channels, attending = pack.shapes["proj.1.c.weight"][0], pack.shapes["pre_norm.weight"][0]
+        qk_channels = (pack.shapes["qkv.c.weight"][0] - attending) // 2
+        words.agree(dim=channels, pdim=attending, qk_dim=qk_channels)
+        model, inner = SingleHeadAttention(channels, attending, qk_channels), "backbone.stages.1.0.mixer."
+        taps = {"pre_norm": model.pre_norm, "qkv": model.qkv}
+    return Case(model, strip_prefix(state, inner), taps, **GRADIENT)

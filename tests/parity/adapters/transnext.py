@@ -1,97 +1,94 @@
 """TransNeXt: classifiers, dense backbones and single operators."""
 
-import torch
+from math import isqrt
 
-from dense.backbones import ClassificationNetwork, TransNeXt
+from dense.backbones import TransNeXt
 from dense.backbones.transnext import AggregatedAttention, ConvGLU, GlobalAttention
+from pointsuite.engine.checkpoint import strip_prefix
 
-SOURCE = "DaiShiResearch/TransNeXt"
-ATTENTIONS = ("AggregatedAttention", "Attention")
+from ..adapt import Case, Pack, backbone_case
 
-
-def outputs(pack, weights, inputs):
-    op = pack["build"].get("op")
-    run = operator if op in (*ATTENTIONS, "ConvolutionalGLU") else network
-    return run(pack, weights, inputs["x"])
+PREFIX = "block1.0."
 
 
-def network(pack, weights, x):
-    build = pack["build"]
-    variant = build.get("variant", "transnext_micro").lower().removeprefix("transnext_")
-    arch = dict(TransNeXt.archs[variant if variant in TransNeXt.archs else variant.rpartition("_")[0]])
-    arch |= {key: build[key] for key in arch if key in build}
-    backbone = TransNeXt(
-        arch,
-        pretrain_size=build.get("pretrain_size"),
-        position_bias="extrapolate" if build.get("is_extrapolation", True) else "interpolate",
-        fixed_pool_size=build.get("fixed_pool_size"),
-        window_sizes=[size or 3 for size in build.get("window_size", [3] * 4)],
-        qkv_bias=build.get("qkv_bias", True),
-    )
-    state = TransNeXt.convert_official(weights)
-    if "head.weight" in weights:
-        model = ClassificationNetwork(backbone, len(weights["head.weight"]))
+def adapt(pack: Pack) -> Case:
+    return (network if pack.has("patch_embed1.") else operator)(pack)
+
+
+def network(pack: Pack) -> Case:
+    words, name = pack.words, pack.words.get("variant", "micro").lower()
+    words.skip("op")
+    depths = pack.depths("block{}.", first=1)
+    firsts = [f"block{i + 1}.0.attn." for i in range(len(depths))]
+    dims = [pack.shapes[f"{first}proj.weight"][0] for first in firsts]
+    heads = [pack.shapes[f"{first}temperature"][0] for first in firsts]
+    windows = [window_size(pack, first) for first in firsts]
+    bias = any(pack.has(f"{firsts[0]}{part}.bias") for part in ("q", "qkv"))
+    words.agree(depths=depths, embed_dims=dims, num_heads=heads, qkv_bias=bias)
+    words.only("window_size", 3, windows, [window or 3 for window in windows], max(windows, key=bool))
+    variant = TransNeXt.archs[
+        max((arch for arch in TransNeXt.archs if arch in name), key=len, default="micro")
+    ]
+    arch = {**variant, "embed_dims": dims, "depths": depths, "num_heads": heads}
+    arch |= words.given("mlp_ratios", "sr_ratios", "img_size")
+
+    def taps(backbone):
+        found = {f"embed{i + 1}": module for i, module in enumerate(backbone.downsamples)}
+        for i, stage in enumerate(backbone.stages):
+            *blocks, norm = stage
+            found |= {f"s{i + 1}_attn0": blocks[0].attn, f"norm{i + 1}": norm}
+            found |= {f"s{i + 1}_block{j}": block for j, block in enumerate(blocks)}
+        return found
+
+    options = {
+        "pretrain_size": words.get("pretrain_size"),
+        "position_bias": "extrapolate" if words.get("is_extrapolation", True) else "interpolate",
+        "fixed_pool_size": words.get("fixed_pool_size"),
+        "window_sizes": [window or 3 for window in windows],
+        "qkv_bias": bias,
+    }
+    return backbone_case(TransNeXt, pack, arch, taps, options)
+
+
+def window_size(pack: Pack, prefix: str) -> int | None:
+    """Of aggregated attention; None of global one."""
+    places = pack.shapes.get(f"{prefix}relative_pos_bias_local")
+    return places and isqrt(places[1])
+
+
+def operator(pack: Pack) -> Case:
+    words, part = pack.words, "mlp." if pack.has("mlp.") else "attn."
+    words.only("op", *{"mlp.": ["ConvolutionalGLU"], "attn.": ["AggregatedAttention", "Attention"]}[part])
+    if part == "mlp.":
+        channels = pack.shapes["mlp.fc1.weight"][1]
+        words.agree(in_features=channels)
+        size, model = words["size"], ConvGLU(channels, words.get("hidden_features", 4 * channels))
     else:
-        model = backbone
-        state = {key.removeprefix("backbone."): value for key, value in state.items()}
-    model.load_state_dict(state)
-    model.eval().requires_grad_(False)
+        size, model = words["input_resolution"], attention(pack)
+    state = TransNeXt.convert_official({PREFIX + key: value for key, value in pack.weights.items()})
 
-    found = {}
-    hook(found, "tap.embed1", backbone.downsamples[0])
-    for i, stage in enumerate(backbone.stages):
-        hook(found, f"tap.s{i + 1}_attn0", stage[0].attn, channels_last=True)
-        hook(found, f"tap.s{i + 1}_block1", stage[min(1, len(stage) - 2)])
-        hook(found, f"tap.norm{i + 1}", stage.norm)
-    names = [name for name in pack["outputs"] if not name.startswith(("tap.", "grad."))]
+    def run(inputs):
+        return model(inputs["x"].unflatten(1, tuple(size))).flatten(1, 2)
 
-    def run(x):
-        y = model(x)
-        return dict(zip(names, y if isinstance(y, tuple) else (y,), strict=True))
-
-    return found | results(pack, run, x)
+    return Case(model, strip_prefix(state, f"backbone.stages.0.0.{part}"), run=run)
 
 
-def operator(pack, weights, x):
-    build = pack["build"]
-    if build["op"] == "ConvolutionalGLU":
-        part, size = "mlp", build["size"]
-        model = ConvGLU(build["in_features"], build["hidden_features"])
-    else:
-        part, size = "attn", build["input_resolution"]
-        reference = build["pretrain_size"] or size
-        common = (build["dim"], build["num_heads"], reference, None, build["qkv_bias"])
-        if build["op"] == "Attention":
-            model = GlobalAttention(*common)
-        else:
-            pool, window = build.get("fixed_pool_size"), build["window_size"]
-            pool = (pool, pool) if isinstance(pool, int) else pool
-            model = AggregatedAttention(
-                *common, sr_ratio=build["sr_ratio"], window_size=window, pool_size=pool
-            )
-    state = TransNeXt.convert_official({f"block1.0.{key}": value for key, value in weights.items()})
-    prefix = f"backbone.stages.0.0.{part}."
-    model.load_state_dict({key.removeprefix(prefix): value for key, value in state.items()})
-    model.eval().requires_grad_(False)
-    return results(pack, lambda x: {"y": model(x.unflatten(1, size)).flatten(1, 2)}, x)
+def attention(pack: Pack) -> GlobalAttention | AggregatedAttention:
+    words, channels = pack.words, pack.shapes["attn.proj.weight"][0]
+    heads, window = pack.shapes["attn.temperature"][0], window_size(pack, "attn.")
+    bias = pack.has("attn.q.bias") or pack.has("attn.qkv.bias")
+    words.agree(dim=channels, num_heads=heads, qkv_bias=bias)
+    reference = pair(words.get("pretrain_size") or words["input_resolution"])
+    common = (channels, heads, reference, None, bias)
+    if window is None:
+        words.only("sr_ratio", 1)
+        words.skip("window_size", "fixed_pool_size")
+        return GlobalAttention(*common)
+    words.agree(window_size=window)
+    pool = words.get("fixed_pool_size")
+    options = {"window_size": window, "pool_size": pool and pair(pool)}
+    return AggregatedAttention(*common, sr_ratio=words.get("sr_ratio", 8), **options)
 
 
-def hook(found, name, module, channels_last=False):
-    """Keep the first output of a module as the published code has it: (B, N, C)."""
-
-    def keep(module, args, y):
-        found.setdefault(name, (y if channels_last else y.permute(0, 2, 3, 1)).flatten(1, 2))
-
-    module.register_forward_hook(keep)
-
-
-def results(pack, run, x):
-    """Outputs as inference computes them, and the gradients that the pack has."""
-    with torch.inference_mode():
-        found = run(x)
-    x = x.clone().requires_grad_()
-    for name in pack["outputs"]:
-        if name.startswith("grad.x.of."):
-            y = run(x)[name.removeprefix("grad.x.of.")]
-            found[name] = torch.autograd.grad((y * pack["probe"](y.shape)).sum(), x)[0]
-    return found
+def pair(size: int | list[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)

@@ -1,104 +1,102 @@
 """UFC: one level and the selection of flows, as chosen here; the aggregator of its predecessor CATs."""
 
 import re
+from math import isqrt
 
 import torch
+from torch import Tensor
 
-from dense.matching.cats import Aggregator
-from dense.matching.correlation import correlate, mutual_filter, select_flows
+from dense.matching.cost_volume import correlate, mutual_filter, select_flows
 from dense.matching.metrics import end_point_error, keypoint_accuracy, keypoint_flow, transfer_keypoints
-from dense.matching.ufc import IntegrativeBlock, cost_tokens
+from dense.matching.networks.cats import Aggregator
+from dense.matching.networks.ufc import IntegrativeBlock, cost_tokens
 from dense.ops.flow import grid_positions, soft_argmax
 
-SOURCE = "SunghwanHong/Cost-Aggregation-transformers"
-CHOICES = ("choice_integrative_level", "choice_confidence_select")
+from ..adapt import Case, Pack
 
 
-def outputs(pack, weights, inputs):
-    build = pack["build"]
-    if "levels" in build:
-        return aggregator(pack, weights, inputs)
-    if "cost_grid" in build:
-        return level(pack, weights, inputs)
-    if "f0" in inputs:
-        return selection(inputs)
-    if "src_kps" in inputs:
-        return protocol(pack, inputs)
-    raise NotImplementedError(f"pack {pack['name']!r}")
+def adapt(pack: Pack) -> Case:
+    if pack.has("pos_embed_x"):
+        return aggregator(pack)
+    if pack.has("isa."):
+        return level(pack)
+    if "f0" in pack.inputs:
+        return Case(run=selection)
+    return Case(run=protocol(pack))
 
 
-def aggregator(pack, weights, inputs):
-    build = pack["build"]
-    dims = build["grid"], build["proj"], build["depth"], build["heads"], build["mlp_ratio"]
-    network = Aggregator(build["levels"], *dims)
-    network.load_state_dict(network.convert_official(weights))
-    inputs["corr"].requires_grad_()
-    found = {"cost": network.eval()(inputs["corr"], inputs["src"], inputs["trg"])}
-    return found | gradients(pack, found, inputs)
+def aggregator(pack: Pack) -> Case:
+    words, (_, levels, _, grid, half) = pack.words, pack.shapes["pos_embed_x"]
+    depth, proj = pack.count(r"blocks\.(\d+)\."), 2 * half - grid**2
+    mlp_ratio = pack.shapes["blocks.0.mlp.fc1.weight"][0] // (2 * half)
+    words.agree(levels=levels, grid=grid, proj=proj, depth=depth, mlp_ratio=mlp_ratio)
+    model = Aggregator(levels, grid, proj, depth, words.get("heads", 6), mlp_ratio)
+    return Case(
+        model,
+        model.convert_official(pack.weights),
+        run=lambda inputs: {"cost": model(inputs["corr"], inputs["src"], inputs["trg"])},
+        once=True,
+    )
 
 
-def level(pack, weights, inputs):
-    build = pack["build"]
-    size = (build["grid"], build["grid"])
-    block = IntegrativeBlock(build["d"], build["cost_grid"] ** 2, build["d_attn"], build["heads"])
-    block.load_state_dict(weights)
-    for x in inputs.values():
-        x.requires_grad_()
-    features = torch.cat([inputs["ds"], inputs["dt"]])
-    cost = cost_tokens(features, size, build["cost_grid"])
-    isa = block.isa(features, cost)[0]
-    features, cost = block(features, cost, size)
-    (ds, dt), (cs, ct) = features.chunk(2), cost.chunk(2)
-    found = {"ds": ds, "dt": dt, "cs": cs, "ct": ct, "isa_ds": isa.chunk(2)[0], "refined": correlate(ds, dt)}
-    return found | gradients(pack, found, inputs)
+def level(pack: Pack) -> Case:
+    words, shapes = pack.words, pack.shapes
+    dims, cost_dims = shapes["isa.norm_d.weight"][0], shapes["isa.norm_c.weight"][0]
+    grid, cost_grid = isqrt(pack.inputs["ds"].shape[1]), isqrt(cost_dims)
+    attention_dims = shapes["isa.q.weight"][0]
+    words.agree(d=dims, d_attn=attention_dims, grid=grid, cost_grid=cost_grid)
+    block = IntegrativeBlock(dims, cost_dims, attention_dims, words.get("heads", 8))
+
+    def run(inputs):
+        features, size = torch.cat([inputs["ds"], inputs["dt"]]), (grid, grid)
+        cost = cost_tokens(features, size, cost_grid)
+        isa = block.isa(features, cost)[0]
+        features, cost = block(features, cost, size)
+        (ds, dt), (cs, ct) = features.chunk(2), cost.chunk(2)
+        found = {"ds": ds, "dt": dt, "cs": cs, "ct": ct, "refined": correlate(ds, dt)}
+        return found | dict(zip(("isa_ds", "isa_dt"), isa.chunk(2), strict=True))
+
+    return Case(block, pack.weights, run=run, once=True)
 
 
-def selection(inputs):
+def selection(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     levels = range(len(inputs) // 2)
     flows, backward = ([inputs[f"{name}{i}"] for i in levels] for name in "fb")
     flow, confidence = select_flows(flows, backward)
     return {"flow": flow, "confidence": confidence}
 
 
-def protocol(pack, inputs):
+def protocol(pack: Pack):
     """Correlation, read-out, and what keypoints ask for and get; sizes are in the notes only."""
-    grid, size = (int(re.search(rf"{name} (\d+)", pack["notes"])[1]) for name in ("grid", "image"))
-    base, alpha = (float(re.search(rf"{name} ([\d.]+\d)", pack["notes"])[1]) for name in ("base", "alpha"))
-    features = [inputs[name].flatten(2).mT for name in ("fs", "ft")]
-    correlation = correlate(*features, smooth=True)
-    axis = torch.linspace(-1, 1, grid)
-    position = (soft_argmax(correlation.mT, (axis, axis)) + 1) * (grid - 1) / 2  # (B, N_t, 2)
-    flow = position.mT.unflatten(2, (grid, grid)) - grid_positions((grid, grid), position)
-    source, target = (255 * inputs[name].mT for name in ("src_kps", "trg_kps"))  # (B, n, 2)
-    wanted = torch.stack([keypoint_flow(s, t, grid, size) for s, t in zip(source, target, strict=True)])
+    grid, size = (int(re.search(rf"{name} (\d+)", pack.notes)[1]) for name in ("grid", "image"))
+    base, alpha = (float(re.search(rf"{name} ([\d.]+\d)", pack.notes)[1]) for name in ("base", "alpha"))
 
-    def transfer(flow):
-        pairs = zip(flow, target, strict=True)
-        return torch.stack([transfer_keypoints(f, t, size, whole=True) for f, t in pairs])
+    def run(inputs):
+        correlation = correlate(*(inputs[name].flatten(2).mT for name in ("fs", "ft")), smooth=True)
+        axis = torch.linspace(-1, 1, grid)
+        position = (soft_argmax(correlation.mT, (axis, axis)) + 1) * (grid - 1) / 2  # (B, N_t, 2)
+        flow = position.mT.unflatten(2, (grid, grid)) - grid_positions((grid, grid), position)
+        source, target = (255 * inputs[name].mT for name in ("src_kps", "trg_kps"))  # (B, n, 2)
+        wanted = torch.stack([keypoint_flow(s, t, grid, size) for s, t in zip(source, target, strict=True)])
 
-    def score(points):
-        pairs = zip(points, source, strict=True)
-        return torch.tensor([keypoint_accuracy(p, s, alpha * base) for p, s in pairs])
+        def transfer(flow):
+            pairs = zip(flow, target, strict=True)
+            return torch.stack([transfer_keypoints(f, t, size, whole=True) for f, t in pairs])
 
-    estimated = transfer(flow)
-    return {
-        "corr": correlation,
-        "mutual_nn": mutual_filter(correlation),
-        "flow_soft_argmax": flow,
-        "flow_gt": wanted,
-        "epe": end_point_error(flow, wanted).view(1),
-        "estimated_kps": estimated.mT,
-        "pck": score(estimated),
-        "pck_of_gt_flow": score(transfer(wanted)),
-    }
+        def score(points):
+            pairs = zip(points, source, strict=True)
+            return torch.tensor([keypoint_accuracy(p, s, alpha * base) for p, s in pairs])
 
+        estimated = transfer(flow)
+        return {
+            "corr": correlation,
+            "mutual_nn": mutual_filter(correlation),
+            "flow_soft_argmax": flow,
+            "flow_gt": wanted,
+            "epe": end_point_error(flow, wanted).view(1),
+            "estimated_kps": estimated.mT,
+            "pck": score(estimated),
+            "pck_of_gt_flow": score(transfer(wanted)),
+        }
 
-def gradients(pack, found, inputs):
-    """The gradients that the pack pins: of an input, of the sum of an output by fixed weights."""
-    gradients = {}
-    for name in pack["outputs"]:
-        if name.startswith("grad."):
-            source, of = name.removeprefix("grad.").split(".of.")
-            y = (found[of] * pack["probe"](found[of].shape)).sum()
-            (gradients[name],) = torch.autograd.grad(y, inputs[source], retain_graph=True)
-    return gradients
+    return run

@@ -1,120 +1,133 @@
-"""The bi-directional video predictor: networks, its blocks, and its loss."""
+"""The bi-directional video predictor: networks, its blocks, its loss, and scores of videos."""
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from dense.video.losses import MiddleFrameLoss, ssim_and_difference
+from dense.video.networks.vad_hybrid import ConvLSTM, DecoderLayer, EncoderLayer, VADHybrid
 from dense.video.scoring import macro_auc, micro_auc, score_video
-from dense.video.vad_hybrid import ConvLSTM, DecoderLayer, EncoderLayer, VADHybrid
 from pointsuite.engine.checkpoint import strip_prefix
 
-SOURCE = "SHENGUODONG19951126/-ConvTTrans-ConvLSTM"
-CHOICES = ("choice_anomaly_score",)
+from ..adapt import Case, Pack
+
+# what single blocks are called in packs, in published networks and in ours
+PLACES = {
+    "enc": ("conv_tsfm_en_1.", "encoder.0."),
+    "dec": ("conv_tsfm_de_1_f.", "past.decoder.0."),
+    "alpha": ("convlstm_1f.", "past.alpha."),
+    "beta": ("convlstm_2f.", "past.beta."),
+}
 
 
-def outputs(pack, weights, inputs):
-    if "mse" in inputs:
-        return scores(inputs)
-    if "clip" in inputs:
-        return network(pack, weights, inputs["clip"])
-    if "encoder_dim" in pack["build"]:
-        return blocks(pack["build"], weights, inputs)
-    return loss(pack, inputs)
+def adapt(pack: Pack) -> Case:
+    if "mse" in pack.inputs:
+        return Case(run=scores)
+    if not pack.weights:
+        return Case(run=loss, once=True)
+    return (network if "clip" in pack.inputs else blocks)(pack)
 
 
-def network(pack, weights, clip):
-    build = pack["build"]
-    make = {
-        "in_channels": build["d_model"][0],
+def network(pack: Pack) -> Case:
+    words, clip = pack.words, pack.inputs["clip"]
+    prefix = next(key for key in pack.shapes if key.endswith("conv_1.weight")).removesuffix("conv_1.weight")
+    prefix = words.get("keys_prefix", prefix)
+    shapes = {key.removeprefix(prefix): shape for key, shape in pack.shapes.items()}
+    widths = [shapes[f"conv_{i}.weight"][0] for i in (1, 2, 3)]
+    arch = {
+        **VADHybrid.archs["base"],
+        "widths": widths,
+        "depth": len(
+            [key for key in shapes if key.startswith("conv_tsfm_en_") and key.endswith("ff.conv_1.bias")]
+        ),
+        "num_heads": words.get("heads", 8),
+        "ffn_ratio": shapes["conv_tsfm_en_1.ff.conv_1.weight"][0] // widths[-1],
+        "kernel_size": shapes["convlstm_1f.conv.0.weight"][-1],
+    }
+    words.agree(d_model=list(clip.shape[2:]), kernel=arch["kernel_size"])
+    words.agree(lstm_features=widths[0], lstm_inputs=widths[0])
+    options = {
+        "in_channels": clip.shape[2],
         "clip_length": clip.shape[1],
-        "context": build["t_src"],
-        "forward_weight": build["lamda"],
+        "context": words.get("t_src", 3),
+        "forward_weight": words.get("lamda", 0.85),
+        "dropout": words.get("dropout", 0.1),
         "norm": "batch",
     }
-    arch = {**VADHybrid.archs["base"], "num_heads": build["heads"]}
-    state = VADHybrid.convert_official(strip_prefix(weights, build.get("keys_prefix", "")))
-    model = VADHybrid(arch, **make).eval()
-    model.load_state_dict(state)
-    if "pred_quirk" in pack["outputs"]:
-        clip[:, [1, 4], :, 0, 0] = 1
-        quirky = VADHybrid(arch, white_pixel_mask=True, **make).eval()
-        quirky.load_state_dict(state)
-        with torch.inference_mode():
-            return {"pred_quirk": quirky(clip), "pred_no_quirk": model(clip)}
+    state = VADHybrid.convert_official(strip_prefix(pack.weights, prefix))
+    model = VADHybrid(arch, **options)
+    if "pred_quirk" in pack.facts:  # one model of two, with one state
+        both = nn.ModuleDict({"quirk": VADHybrid(arch, white_pixel_mask=True, **options), "no_quirk": model})
+        state = {f"{name}.{key}": value for name in both for key, value in state.items()}
 
-    found = {}
+        def run(inputs):
+            clip = inputs["clip"].clone()
+            clip[:, [1, 4], :, 0, 0] = 1
+            return {f"pred_{name}": network(clip) for name, network in both.items()}
 
-    def tap(name, module, time_first=False):
-        def keep(_, __, y):  # a hook that returned it would replace the output
-            found[f"tap.{name}"] = y.transpose(0, 1) if time_first else y
+        return Case(both, state, run=run)
 
-        module.register_forward_hook(keep)
+    def time_first(y: Tensor, *_) -> Tensor:
+        return y.transpose(0, 1)
 
-    model.low.register_forward_hook(lambda _, __, y: found.update({"tap.low": y.flatten(0, 1)}))
-    tap("lstm_alpha_f", model.past["alpha"], time_first=True)
-    tap("lstm_beta_b", model.future["beta"], time_first=True)
-    for i, layer in enumerate(model.encoder):
-        tap(f"enc{i + 1}", layer)
+    taps = {"low": (model.low, lambda y, *_: y.flatten(0, 1))}
+    taps |= {f"enc{i + 1}": layer for i, layer in enumerate(model.encoder)}
     for letter, branch in (("f", model.past), ("b", model.future)):
-        for i, layer in enumerate(branch["decoder"]):
-            tap(f"dec{i + 1}_{letter}", layer)
-    with torch.inference_mode():
-        found["pred"] = model(clip)
-    if "grad.clip.of.pred" in pack["outputs"]:
-        found = {name: y.clone() for name, y in found.items()}
-        clip = clip.requires_grad_()
-        y = model(clip)
-        found["grad.clip.of.pred"] = torch.autograd.grad((y * pack["probe"](y.shape)).sum(), clip)[0]
-    return found
+        taps |= {f"dec{i + 1}_{letter}": layer for i, layer in enumerate(branch["decoder"])}
+        taps |= {f"lstm_{name}_{letter}": (branch[name], time_first) for name in ("alpha", "beta")}
+    return Case(model, state, taps)
 
 
-def blocks(build, weights, inputs):
-    channels, heads = build["encoder_dim"][0], build["heads"]
-    ratio = len(weights["enc.ff.conv_1.bias"]) // channels
-    encoder = EncoderLayer(channels, ratio, heads, 0.0, "batch")
-    decoder = DecoderLayer(channels, ratio, heads, 0.0, "batch")
-    alpha, beta = (ConvLSTM(build["lstm_inputs"], build["lstm_features"], build["kernel"]) for _ in range(2))
+def blocks(pack: Pack) -> Case:
+    words, shapes = pack.words, pack.shapes
+    heads = words.get("heads", 8)
+    model = nn.ModuleDict()
+    for name, kind in (("enc", EncoderLayer), ("dec", DecoderLayer)):
+        if pack.has(f"{name}."):
+            hidden, channels = shapes[f"{name}.ff.conv_1.weight"][:2]
+            model[name] = kind(channels, hidden // channels, heads, words.get("dropout", 0.1), "batch")
+            words.agree(encoder_dim=[channels, *pack.inputs["src"].shape[3:]])
+    for name in ("alpha", "beta"):
+        if pack.has(f"{name}."):
+            gates, inputs, kernel = shapes[f"{name}.conv.0.weight"][:3]
+            features = gates // 4
+            words.agree(lstm_features=features, lstm_inputs=inputs - 2 * features, kernel=kernel)
+            model[name] = ConvLSTM(inputs - 2 * features, features, kernel)
     official = {
-        "enc": "conv_tsfm_en_1",
-        "dec": "conv_tsfm_de_1_f",
-        "alpha": "convlstm_1f",
-        "beta": "convlstm_2f",
+        PLACES[name][0] + key: value for name in model for key, value in pack.part(f"{name}.").items()
     }
-    ours = {"enc": "encoder.0", "dec": "past.decoder.0", "alpha": "past.alpha", "beta": "past.beta"}
-    renamed = {f"{official[part]}.{rest}": w for part, rest, w in split(weights)}
-    state = VADHybrid.convert_official(renamed)
-    for name, module in (("enc", encoder), ("dec", decoder), ("alpha", alpha), ("beta", beta)):
-        prefix = f"{ours[name]}."
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        module.eval()
-    with torch.inference_mode():
-        memory = encoder(inputs["src"])
-        count = inputs["tgt"].shape[1]
-        causal = torch.ones(count, count, dtype=torch.bool).tril()
-        states = alpha(inputs["low"].transpose(0, 1))
-        return {
-            "enc": memory,
-            "dec": decoder(inputs["tgt"], memory, causal),
-            "alpha": states.transpose(0, 1),
-            "beta": beta(inputs["low2"].transpose(0, 1), states).transpose(0, 1),
-        }
+    ours = VADHybrid.convert_official(official)
+    state = {}
+    for name in model:
+        place = PLACES[name][1]
+        state |= {f"{name}.{key.removeprefix(place)}": x for key, x in ours.items() if key.startswith(place)}
+
+    def run(inputs):
+        found, states = {}, None
+        if "enc" in model:
+            found["enc"] = model["enc"](inputs["src"])
+        if "dec" in model:
+            count = inputs["tgt"].shape[1]
+            causal = torch.ones(count, count, dtype=torch.bool).tril()
+            found["dec"] = model["dec"](inputs["tgt"], found.get("enc", inputs["src"]), causal)
+        if "alpha" in model:
+            states = model["alpha"](inputs["low"].transpose(0, 1))
+            found["alpha"] = states.transpose(0, 1)
+        if "beta" in model:
+            found["beta"] = model["beta"](inputs["low2"].transpose(0, 1), states).transpose(0, 1)
+        return found
+
+    return Case(model, state, run=run)
 
 
-def split(weights):
-    return [(*key.split(".", 1), value) for key, value in weights.items()]
-
-
-def loss(pack, inputs):
-    a, noise = inputs["a"], inputs["n"].requires_grad_()
+def loss(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    a, noise = inputs["a"], inputs["n"]
     b = a + 0.1 * noise
     ssim, difference = ssim_and_difference(a, b)
-    total = MiddleFrameLoss()(2 * a - 1, 2 * b - 1)
-    found = torch.stack([total, ssim, difference])
-    (grad,) = torch.autograd.grad((found * pack["probe"](found.shape)).sum(), noise)
-    return {"loss_ssim_gaussl1": found, "grad.n.of.loss_ssim_gaussl1": grad}
+    return {"loss_ssim_gaussl1": torch.stack([MiddleFrameLoss()(2 * a - 1, 2 * b - 1), ssim, difference])}
 
 
-def scores(inputs):
+def scores(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Videos, a row each, all of whose frames are predicted."""
     mse, labels = inputs["mse"] * 0.02 + 1e-4, list(inputs["label"].numpy())
     videos = [score_video(len(row), range(len(row)), row) for row in mse.numpy()]

@@ -1,173 +1,166 @@
 """Weighted convolution: the layers, and networks whose convolutions are weighted."""
 
 import re
-from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dense.backbones import ClassificationNetwork, ResNetCifar, VGGCifar
+from dense.backbones import ResNetCifar, VGGCifar
 from dense.layers import WeightedConv1d, WeightedConv2d, WeightedConv3d
-from dense.layers.weighted_conv import convert_density
-from dense.restoration.dncnn import DnCNN
-from dense.restoration.nafnet import NAFNet
+from dense.layers.weighted_conv import DENSITIES, convert_density
+from dense.restoration.networks.dncnn import DnCNN
+from dense.restoration.networks.nafnet import NAFNet
 
-SOURCE = "cammarasana123/weightedConvolution2.0"
-LAYERS = {"1": WeightedConv1d, "2": WeightedConv2d, "3": WeightedConv3d}
+from ..adapt import Case, Pack, backbone_case
 
-
-def outputs(pack, weights, inputs):
-    build = pack["build"]
-    if not isinstance(build, Mapping):
-        return example(pack, weights, inputs["x"])
-    if "kernel" in build:
-        return trainable_layers(pack, weights, inputs)
-    if "den" not in build:
-        return fixed_layers(pack, weights, inputs)
-    find = [
-        ("cfg", vgg),
-        ("host", resnet),
-        ("depth", dncnn),
-        ("width", nafnet),
-    ]
-    return next(run for key, run in find if key in build)(pack, weights, inputs["x"])
+LAYERS = {1: WeightedConv1d, 2: WeightedConv2d, 3: WeightedConv3d}
+OPTIONS = {"s": "stride", "p": "padding", "groups": "groups", "dil": "dilation"}
+CONSTANT = r"(.*\.)?density"  # where it is not learned, packs do not have it
 
 
-def load(model, state):
-    """Load all but what packs do not have: step counters, and densities that are not learned."""
-    own = ("num_batches_tracked", "density")
-    kept = {key: value for key, value in model.state_dict().items() if key.endswith(own)}
-    model.load_state_dict({**kept, **state})
-    return model.eval()
+def adapt(pack: Pack) -> Case:
+    hosts = {"features.": vgg, "layer1.": resnet, "net.": dncnn, "intro.": nafnet, "fc.": example}
+    found = (make for key, make in hosts.items() if pack.has(key))
+    return next(found, layers)(pack)
 
 
-def part(weights, name):
-    return {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
+# --------------------------------------------------------------------------------------------------- layers
 
 
-def gradients(pack, found, inputs):
-    for name in pack["outputs"]:
-        if match := re.fullmatch(r"grad\.(\w+)\.of\.(\w+)", name):
-            y = found[match[2]]
-            loss = (y * pack["probe"](y.shape)).sum()
-            found[name] = torch.autograd.grad(loss, inputs[match[1]], retain_graph=True)[0]
-    return {name: value.detach() for name, value in found.items()}
+def layers(pack: Pack) -> Case:
+    """Single layers, each on the input of its dimensions."""
+    names = sorted({key.partition(".")[0] for key in pack.shapes})
+    worded = any(name in pack.words for name in names)
+    model = nn.ModuleDict({name: (in_words if worded else trainable)(pack, name) for name in names})
+    state = {
+        f"{name}.{key}": x for name in names for key, x in convert_density(pack.part(f"{name}.")).items()
+    }
+
+    def run(inputs):
+        found = {}
+        for name, layer in model.items():
+            y = layer(next(x for x in inputs.values() if x.ndim == layer.weight.ndim))
+            places = [out for out in pack.facts if out == name or out.startswith(f"{name}_")]
+            found[places[0] if places else name] = y
+            if layer.density.requires_grad:
+                wanted = (layer.density, layer.weight)
+                grads = torch.autograd.grad(y.square().sum() / 2, wanted, retain_graph=True)
+                found |= dict(zip((f"den_grad_{name}", f"weight_grad_{name}"), grads, strict=True))
+        return found
+
+    return Case(model, state, run=run, constant=CONSTANT, once=True)
 
 
-def fixed_layers(pack, weights, inputs):
-    """Layers in words, as "2d 4->6 k3 den[.7] s2 p1 groups2 bias"; what is left out is as published."""
-    inputs = {name: x.requires_grad_() for name, x in inputs.items()}
-    found = {}
-    for name, words in pack["build"].items():
-        dims, channels, kernel, *rest = words.split()
-        values = re.search(r"den\[([^]]*)\]", words)[1]
-        options = {"density": [float(d) for d in values.split(",") if d]}
-        for key, short in (("stride", "s"), ("padding", "p"), ("groups", "groups"), ("dilation", "dil")):
-            if given := [word for word in rest if re.fullmatch(rf"{short}\d+", word)]:
-                options[key] = int(given[0].removeprefix(short))
-        layer = LAYERS[dims[0]].published(
-            *map(int, channels.split("->")), int(kernel[1:]), bias="bias" in rest, **options
-        )
-        load(layer, part(weights, name))
-        place = next(output for output in pack["outputs"] if output.split("_")[0] == name)
-        found[place] = layer(inputs[f"x{dims[0]}"])
-    return gradients(pack, found, inputs)
+def in_words(pack: Pack, name: str) -> nn.Module:
+    """A layer as "2d 4->6 k3 den[.7] s2 p1 groups2 bias"; what is left out is as published."""
+    text = pack.words[name].replace("default padding 1", "")
+    dims, channels, kernel, *rest = text.split()
+    options = {}
+    for word in rest:
+        if density := re.fullmatch(r"den\[(.*)\]", word):
+            options["density"] = [float(value) for value in density[1].split(",") if value]
+        elif (option := re.fullmatch(r"([a-z]+)(\d+)", word)) and option[1] in OPTIONS:
+            options[OPTIONS[option[1]]] = int(option[2])
+        elif word == "bias":
+            options["bias"] = True
+        else:
+            raise ValueError(f"word {name!r} of build has an unknown part {word!r}: {text!r}")
+    options["trainable"] = f"{name}.den" in pack.shapes
+    return LAYERS[int(dims[0])].published(*map(int, channels.split("->")), int(kernel[1:]), **options)
 
 
-def trainable_layers(pack, weights, inputs):
-    inputs = {name: x.requires_grad_() for name, x in inputs.items()}
-    found = {}
-    for name in sorted({key.split(".")[0] for key in weights}):
-        state = convert_density(part(weights, name))
-        dims = str(state["weight"].ndim - 2)
-        layer = LAYERS[dims].published(
-            state["weight"].shape[1],
-            state["weight"].shape[0],
-            pack["build"]["kernel"],
-            padding=pack["build"]["padding"],
-            bias="bias" in state,
-            trainable=True,
-        )
-        layer.load_state_dict(state)
-        found[name] = y = layer(inputs[f"x{dims}"])
-        found[f"den_grad_{name}"], found[f"weight_grad_{name}"] = torch.autograd.grad(
-            y.square().sum() / 2, (layer.density, layer.weight), retain_graph=True
-        )
-    return gradients(pack, found, inputs)
+def trainable(pack: Pack, name: str) -> nn.Module:
+    channels, in_channels, kernel, *_ = shape = pack.shapes[f"{name}.weight"]
+    pack.words.agree(kernel=kernel)
+    options = {"padding": pack.words.get("padding", 1), "bias": f"{name}.bias" in pack.shapes}
+    layer = LAYERS[len(shape) - 2]
+    density = [1.0] * (kernel // 2)
+    return layer.published(in_channels, channels, kernel, density=density, trainable=True, **options)
+
+
+# ------------------------------------------------------------------------------------------------- networks
 
 
 class Example(nn.Module):
     """The repository's example in 2d. The pack states no densities; those below follow from its outputs."""
 
-    def __init__(self, first, second):
+    def __init__(self, first: tuple[int, ...], second: tuple[int, ...], last: tuple[int, ...]):
         super().__init__()
-        self.conv1 = WeightedConv2d(1, 8, 3, padding=1, density=first)
-        self.conv2 = WeightedConv2d(8, 16, 5, padding=2, density=second)
-        self.fc = nn.Linear(4096, 10)
+        self.conv1 = WeightedConv2d(first[1], first[0], 3, padding=1, density=(0.75,))
+        self.conv2 = WeightedConv2d(second[1], second[0], 5, padding=2, density=(1.5, 0.75))
+        self.fc = nn.Linear(last[1], last[0])
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(self.conv1(x).relu(), 2)
         x = F.max_pool2d(self.conv2(x).relu(), 2)
         return self.fc(x.flatten(1))
 
 
-def example(pack, weights, x):
-    model = load(Example((0.75,), (1.5, 0.75)), weights)
-    found = {}
-    hook(found, "tap.conv1", model.conv1)
-    hook(found, "tap.conv2", model.conv2)
-    return {"logits": model(x), **found}
-
-
-def hook(found, name, module):
-    module.register_forward_hook(lambda _, __, y: found.__setitem__(name, y))
-
-
-def run(pack, model, x):
-    """The one output that is neither a tap nor a gradient, and the gradients."""
-    x.requires_grad_()
-    name = next(name for name in pack["outputs"] if not name.startswith(("tap.", "grad.")))
-    return gradients(pack, {name: model(x)}, {"x": x})
-
-
-def vgg(pack, weights, x):
-    build = pack["build"]
-    words = " ".join(map(str, build["cfg"])).removesuffix(" M").split(" M ")
-    stages = [[int(width) for width in stage.split()] for stage in words]
-    arch = {"embed_dims": [stage[0] for stage in stages], "depths": [len(stage) for stage in stages]}
-    trunk = VGGCifar(arch, density=build["den"], out_indices=(len(stages) - 1,))
-    model = ClassificationNetwork(trunk, build["classes"])
-    return run(pack, load(model, model.convert_official(weights)), x)
-
-
-def resnet(pack, weights, x):
-    build = pack["build"]
-    arch, classes = re.search(r"resnet(\d+)", build["host"])[1], re.search(r"(\d+) classes", build["host"])[1]
-    trunk = ResNetCifar(arch, density=build["den"], out_indices=(3,))
-    model = load(ClassificationNetwork(trunk, int(classes)), ResNetCifar.convert_official(weights))
-    found = {}
-    for i, stage in enumerate(trunk.stages):
-        hook(found, f"tap.layer{i + 1}", stage[-1])
-    return run(pack, model, x) | found
-
-
-def dncnn(pack, weights, x):
-    build = pack["build"]
-    model = DnCNN(build["depth"], build["channels"], x.shape[1], density=build["den"])
-    return run(pack, load(model, model.convert_official(weights)), x)
-
-
-def nafnet(pack, weights, x):
-    build = pack["build"]
-    model = NAFNet(
-        build["width"], build["enc"], build["middle"], build["dec"], x.shape[1], density=build["den"]
+def example(pack: Pack) -> Case:
+    pack.words.skip("text")  # "the 2d example network of the repository"
+    model = Example(*(pack.shapes[f"{name}.weight"] for name in ("conv1", "conv2", "fc")))
+    return Case(
+        model, pack.weights, {"conv1": model.conv1, "conv2": model.conv2}, constant=CONSTANT, once=True
     )
-    load(model, model.convert_official(weights))
-    found = {}
-    for i, blocks in enumerate(model.encoders):
-        hook(found, f"tap.enc{i}", blocks)
-    hook(found, "tap.mid", model.middle_blks)
-    for i, blocks in enumerate(model.decoders):
-        hook(found, f"tap.dec{i}", blocks)
-    return run(pack, model, x) | found
+
+
+def density(pack: Pack) -> dict | None:
+    """By kernel size; none where the convolutions are plain."""
+    given = pack.words.get("den", {size: values for size, values in DENSITIES.items() if values})
+    return given if any(key.endswith(".alfa") for key in pack.shapes) else None
+
+
+def vgg(pack: Pack) -> Case:
+    kernels = {
+        int(key.split(".")[1]): shape
+        for key, shape in pack.shapes.items()
+        if key.startswith("features.") and key.endswith(".weight") and len(shape) == 4
+    }
+    numbers, stages = sorted(kernels), []
+    for number, before in zip(numbers, [None, *numbers], strict=False):
+        if before is None or number - before > 3:  # a pooling lies between
+            stages.append([])
+        stages[-1].append(kernels[number][0])
+    cfg = [word for stage in stages for word in (*stage, "M")]
+    pack.words.only("cfg", cfg, cfg[:-1])
+    pack.words.agree(classes=pack.shapes["classifier.weight"][0])
+    arch = {"embed_dims": [stage[0] for stage in stages], "depths": [len(stage) for stage in stages]}
+    options = {"density": density(pack), "in_channels": kernels[0][1]}
+    return backbone_case(VGGCifar, pack, arch, stage_taps, options, constant=CONSTANT, once=True)
+
+
+def resnet(pack: Pack) -> Case:
+    pack.words.skip("host")  # "resnet18, 3x3 stride-1 stem, no max-pool, 100 classes"
+    depths = pack.depths("layer{}.", first=1)
+    arch = {
+        "embed_dims": [pack.shapes[f"layer{i + 1}.0.conv1.weight"][0] for i in range(len(depths))],
+        "depths": depths,
+    }
+    pack.words.agree(classes=pack.shapes["fc.weight"][0])
+    options = {"density": density(pack), "in_channels": pack.shapes["conv1.weight"][1]}
+    return backbone_case(ResNetCifar, pack, arch, stage_taps, options, constant=CONSTANT, once=True)
+
+
+def stage_taps(backbone: nn.Module) -> dict[str, nn.Module]:
+    return {f"layer{i + 1}": stage[-1] for i, stage in enumerate(backbone.stages)}
+
+
+def dncnn(pack: Pack) -> Case:
+    kernels = [shape for shape in pack.shapes.values() if len(shape) == 4]
+    channels, in_channels = kernels[0][:2]
+    pack.words.agree(depth=len(kernels), channels=channels)
+    model = DnCNN(len(kernels), channels, in_channels, density=density(pack))
+    return Case(model, model.convert_official(pack.weights), constant=CONSTANT, once=True)
+
+
+def nafnet(pack: Pack) -> Case:
+    width, in_channels = pack.shapes["intro.weight"][:2]
+    middle = pack.count(r"middle_blks\.(\d+)\.")
+    encoder, decoder = pack.depths("encoders.{}."), pack.depths("decoders.{}.")
+    pack.words.agree(width=width, middle=middle, enc=encoder, dec=decoder)
+    model = NAFNet(width, encoder, middle, decoder, in_channels, density=density(pack))
+    taps = {f"enc{i}": blocks for i, blocks in enumerate(model.encoders)}
+    taps |= {f"dec{i}": blocks for i, blocks in enumerate(model.decoders)}
+    taps["mid"] = model.middle_blks
+    return Case(model, model.convert_official(pack.weights), taps, constant=CONSTANT, once=True)

@@ -1,0 +1,91 @@
+"""Any backbone with its published head as an MMEngine model that classifies images."""
+
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from ..base import ClassificationNetwork, TaskModel
+from ..registry import MODELS
+from .sample import ImageDataSample
+
+
+@MODELS.register_module()
+class ImageClassifier(TaskModel):
+    """A backbone and its published head; parameters are named as in ``dense.create_model``.
+
+    So weights go from one to the other: what ``tools/convert_checkpoint.py`` wrote can be tested and tuned
+    here, and what was trained here is ``dense.create_model(name, pretrained=CHECKPOINT)``. Of a head that has
+    several outputs in training, all learn from the labels; a head may have a ``loss`` of its own instead, a
+    method that takes them and the smoothed targets (B, num_classes) to a scalar or {"loss...": scalar}.
+
+    Args:
+        backbone: config, as ``dict(type="dense.DaViT", arch="tiny")``, or module.
+        num_classes: number of logits.
+        label_smoothing: share of each target that is spread evenly over all classes.
+        augments: configs or modules (images, targets) -> the same, applied in training in this order to
+            normalised images (B, C, H, W) and targets (B, num_classes), each of which sums to one.
+        data_preprocessor: config; :class:`~dense.base.preprocessors.StackImages` by default.
+        init_cfg: see MMEngine.
+    """
+
+    sample_class = ImageDataSample
+    preprocessor = "dense.StackImages"
+
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        num_classes: int = 1000,
+        label_smoothing: float = 0.0,
+        augments: Sequence[dict | nn.Module] = (),
+        data_preprocessor: dict | nn.Module | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(None, data_preprocessor, init_cfg)
+        if isinstance(backbone, Mapping):
+            backbone = self.build(_as_classifier(backbone))
+        network = ClassificationNetwork(backbone, num_classes)
+        self.backbone, self.head = network.backbone, network.head
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.augments = nn.ModuleList(map(self.build, augments))
+
+    def _forward(self, inputs: Tensor, data_samples: Sequence[ImageDataSample] | None = None) -> Any:
+        return self.head(self.backbone.forward_features(inputs))
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[ImageDataSample]) -> dict[str, Tensor]:
+        labels = torch.stack([sample.gt_label for sample in data_samples])
+        targets = one_hot(labels, self.num_classes).float()
+        for augment in self.augments:
+            inputs, targets = augment(inputs, targets)
+        logits = self._forward(inputs)
+        if hasattr(self.head, "loss"):
+            smoothed = targets.lerp(torch.full_like(targets, 1 / self.num_classes), self.label_smoothing)
+            losses = self.head.loss(logits, smoothed)
+            return losses if isinstance(losses, Mapping) else {"loss": losses}
+        outputs = logits if isinstance(logits, tuple) else (logits,)
+        losses = [cross_entropy(x.float(), targets, label_smoothing=self.label_smoothing) for x in outputs]
+        return {"loss": sum(losses) / len(losses)}
+
+    def predict(self, inputs: Tensor, data_samples: Sequence[ImageDataSample]) -> list[ImageDataSample]:
+        for sample, scores in zip(data_samples, self._forward(inputs).float().softmax(1), strict=True):
+            sample.set_data({"pred_scores": scores, "pred_label": scores.argmax()})
+        return list(data_samples)
+
+    def example_inputs(self, batch: int, size: tuple[int, int]) -> tuple[Any, ...]:
+        return self.backbone.example_inputs(batch, size)
+
+    def convert_official(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.backbone.convert_official(state_dict)
+
+
+def _as_classifier(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A backbone's config with what its class asks for in a classifier."""
+    cls = MODELS.get(config["type"]) if isinstance(config["type"], str) else config["type"]
+    if cls is None:
+        raise KeyError(f"{config['type']} is not registered in {MODELS.scope}")
+    arch = config.get("arch", signature(cls).parameters["arch"].default)
+    return {**cls.classifier_options(arch), **config}

@@ -1,0 +1,1 @@
+"""What lets mmcv, mmdet and mmseg run from wheels."""

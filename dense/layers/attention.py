@@ -1,0 +1,68 @@
+"""Self-attention of tokens, whose weights can be asked for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .linear import Linear
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention between all tokens: (B, N, C) to the same.
+
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017. A subclass that changes the weights
+    overrides :meth:`weigh` and :meth:`attend`, so that both ways of computing them agree.
+
+    Args:
+        embed_dims: C.
+        num_heads: divides C.
+        qkv_bias: bias of queries, keys and values.
+        scale: of the products of queries and keys; by default the width of a head to the power -0.5.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, *, qkv_bias: bool = True, scale: float | None = None):
+        super().__init__()
+        if embed_dims % num_heads:
+            raise ValueError(f"num_heads must divide embed_dims {embed_dims}, found {num_heads}")
+        self.num_heads = num_heads
+        self.scale = (embed_dims // num_heads) ** -0.5 if scale is None else scale
+        self.qkv = Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.proj = Linear(embed_dims, embed_dims)
+        self.recorded: list[Tensor] | None = None  # see record_attention
+
+    def weigh(self, q: Tensor, k: Tensor) -> Tensor:
+        """Attention weights (B, heads, N, M) of queries (B, heads, N, d) and keys (B, heads, M, d)."""
+        return (self.scale * q @ k.transpose(-2, -1)).softmax(-1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What the weights make of values (B, heads, M, d), without holding the weights where possible."""
+        return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        if self.recorded is None:
+            y = self.attend(q, k, v)
+        else:
+            weights = self.weigh(q, k)
+            self.recorded.append(weights)
+            y = weights @ v
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+@contextmanager
+def record_attention(module: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
+    """Within it, every :class:`SelfAttention` in ``module`` keeps the weights that it computes.
+
+    Yields:
+        By the attention's name, a list of (B, heads, N, M), one for each call, with their gradient's graph.
+    """
+    found = {name: part for name, part in module.named_modules() if isinstance(part, SelfAttention)}
+    for part in found.values():
+        part.recorded = []
+    try:
+        yield {name: part.recorded for name, part in found.items()}
+    finally:
+        for part in found.values():
+            part.recorded = None

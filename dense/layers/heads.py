@@ -1,0 +1,144 @@
+"""Classification heads: from what a backbone computes to logits."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from .init import init_normal
+
+
+class NoClassifier(nn.Identity):
+    """What stands in the place of a last layer where there are no classes."""
+
+    def __init__(self, in_features: int):
+        super().__init__()
+        self.in_features = in_features
+
+
+def init_classifier(fc: nn.Linear) -> None:
+    """Initial weights of last layers, as usual: normal, of standard deviation 0.02; biases 0."""
+    init_normal(fc, nn.Linear)
+
+
+Init = Callable[[nn.Linear], Any]
+
+
+def make_classifier(in_features: int, num_classes: int, init: Init | None = init_classifier) -> nn.Module:
+    """A last layer: (B, in_features) to (B, num_classes), or to itself for 0 classes.
+
+    Args:
+        in_features: width of what it takes.
+        num_classes: number of logits.
+        init: sets its initial weights; None leaves those of ``nn.Linear``.
+    """
+    if num_classes < 0:
+        raise ValueError(f"num_classes must not be negative, found {num_classes}")
+    if num_classes == 0:
+        return NoClassifier(in_features)
+    fc = nn.Linear(in_features, num_classes)
+    if init is not None:
+        init(fc)
+    return fc
+
+
+class ClassificationHead(nn.Module):
+    """Features to logits (B, num_classes) by way of pre-logits (B, hidden_size).
+
+    A subclass says in :meth:`pre_logits` how features become a vector an image. Its last layer, or each of
+    them, is named ``fc`` and made by :func:`make_classifier`. Where there are several, as of branches or of
+    a teacher, :meth:`classify` may return several logits in training, which all learn from the labels.
+
+    Args:
+        hidden_size: width of the pre-logits.
+        num_classes: number of logits; 0 leaves the pre-logits as they are, None the last layers to the
+            subclass.
+        init: of the last layers, see :func:`make_classifier`.
+    """
+
+    def __init__(self, hidden_size: int, num_classes: int | None, init: Init | None = init_classifier):
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.init = init
+        if num_classes is not None:
+            self.fc = make_classifier(hidden_size, num_classes, init)
+
+    def pre_logits(self, features: Any) -> Tensor:
+        """What the backbone's ``forward_features`` returns to (B, hidden_size)."""
+        raise NotImplementedError
+
+    def classify(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(B, hidden_size) to logits (B, num_classes), or several in training."""
+        return self.fc(x)
+
+    def forward(self, features: Any, pre_logits: bool = False) -> Tensor | tuple[Tensor, ...]:
+        x = self.pre_logits(features)
+        return x if pre_logits else self.classify(x)
+
+    def reset(self, num_classes: int) -> None:
+        """Put fresh last layers in place of the old ones; 0 leaves none."""
+        for parent in list(self.modules()):
+            old = getattr(parent, "fc", None)
+            if isinstance(old, (nn.Linear, NoClassifier)):
+                parent.fc = make_classifier(old.in_features, num_classes, self.init)
+
+
+class PooledLinear(ClassificationHead):
+    """Mean over positions, norm, Linear: (B, C, H, W) to (B, num_classes).
+
+    Args:
+        in_channels: C.
+        num_classes: number of logits.
+        norm: module on (B, C), after the mean; none by default.
+        init: see :class:`ClassificationHead`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        norm: nn.Module | None = None,
+        init: Init | None = init_classifier,
+    ):
+        super().__init__(in_channels, None, init)
+        self.norm = nn.Identity() if norm is None else norm
+        self.fc = make_classifier(in_channels, num_classes, init)
+
+    def pre_logits(self, features: Tensor) -> Tensor:
+        return self.norm(features.mean((2, 3)))
+
+
+class TokenHead(ClassificationHead):
+    """A class token, or the mean of the patches, norm, Linear: (B, N, C) to (B, num_classes).
+
+    Args:
+        embed_dims: C.
+        num_classes: number of logits.
+        pool: "token" takes the first token, "mean" the mean of those after the prefix.
+        num_prefix_tokens: how many tokens stand before the patches.
+        norm: module on (B, C), after the pooling; none by default.
+        init: see :class:`ClassificationHead`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_classes: int,
+        *,
+        pool: str = "token",
+        num_prefix_tokens: int = 1,
+        norm: nn.Module | None = None,
+        init: Init | None = init_classifier,
+    ):
+        if pool not in ("token", "mean"):
+            raise ValueError(f"pool must be 'token' or 'mean', found {pool!r}")
+        if pool == "token" and num_prefix_tokens == 0:
+            raise ValueError("pool 'token' wants a class token, found no prefix token")
+        super().__init__(embed_dims, num_classes, init)
+        self.pool, self.num_prefix_tokens = pool, num_prefix_tokens
+        self.norm = nn.Identity() if norm is None else norm
+
+    def pre_logits(self, features: Tensor) -> Tensor:
+        if self.pool == "mean":
+            return self.norm(features[:, self.num_prefix_tokens :].mean(1))
+        return self.norm(features[:, 0])

@@ -1,0 +1,163 @@
+"""Checks that every published network must pass: one function each, which raises where it does not."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pointsuite.engine.checkpoint import load_checkpoint, save_checkpoint
+from pointsuite.engine.network import Network
+
+PACKS = Path(__file__).parent / "parity" / "packs"
+
+
+def tensors(output) -> list[Tensor]:
+    """All tensors of floating point in what a network returns, in order."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, (list, tuple)):
+        return [tensor for part in output for tensor in tensors(part)]
+    return []
+
+
+def awaken(network: nn.Module, cls: type[Network]) -> nn.Module:
+    """Give a weight to branches that start out (nearly) switched off, and statistics to batch norms."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.numel() and parameter.abs().max() < 1e-3:
+                parameter.normal_(0, 0.3)
+        network.train()(*examples(network, cls, 4))
+    return network.eval()
+
+
+def examples(network: nn.Module, cls: type[Network], batch: int, size=None, seed: int = 0) -> tuple:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return network.example_inputs(batch, cls.example_sizes[0] if size is None else size)
+
+
+def build(cls: type[Network], **options) -> nn.Module:
+    torch.manual_seed(0)
+    return awaken(cls.smallest(**options), cls)
+
+
+def difference(found, wanted) -> float:
+    """Of two outputs, relative to the size of the second."""
+    pairs = list(zip(tensors(found), tensors(wanted), strict=True))
+    assert pairs
+    return max(((f.float() - w.float()).norm() / w.float().norm()).item() for f, w in pairs)
+
+
+def gradients(network: nn.Module, inputs: tuple) -> dict[str, Tensor | None]:
+    torch.manual_seed(0)
+    outputs = tensors(network(*inputs))
+    torch.manual_seed(1)
+    loss = sum((y * torch.randn_like(y)).sum() for y in outputs)
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return dict(zip(parameters, found, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------- checks
+
+
+@torch.no_grad()
+def check_forward(network, cls, tmp_path):
+    for size in cls.example_sizes:
+        outputs = tensors(network(*examples(network, cls, 2, size)))
+        assert outputs and all(y.isfinite().all() for y in outputs)
+        assert any(y.std() > 0 for y in outputs)
+
+
+@torch.no_grad()
+def check_deterministic(network, cls, tmp_path):
+    inputs = examples(network, cls, 2)
+    first, second = tensors(network(*inputs)), tensors(network(*inputs))
+    assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+
+def check_gradients(network, cls, tmp_path):
+    network = copy.deepcopy(network).train()
+    for name, gradient in gradients(network, examples(network, cls, 4)).items():
+        assert gradient is not None and gradient.isfinite().all(), name
+        assert gradient.abs().max() > 0, name
+
+
+@torch.no_grad()
+def check_batch_independence(network, cls, tmp_path):
+    inputs = examples(network, cls, 4)
+    whole = tensors(network(*inputs))
+    for first, last in ((0, 1), (1, 2), (2, 3), (3, 4), (0, 2), (0, 3)):
+        part = tensors(network(*(x[first:last] for x in inputs)))
+        assert difference(part, [y[first:last] for y in whole]) < 2e-5, (first, last)
+
+
+@torch.no_grad()
+def check_bfloat16(network, cls, tmp_path):
+    inputs = examples(network, cls, 2)
+    wanted = network(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(*inputs)
+    assert difference(found, wanted) < 0.05
+
+
+@torch.no_grad()
+def check_round_trip(network, cls, tmp_path):
+    save_checkpoint(network.state_dict(), tmp_path / "weights.pth")
+    other = copy.deepcopy(network)
+    for parameter in other.parameters():
+        nn.init.normal_(parameter)
+    other.load_state_dict(load_checkpoint(tmp_path / "weights.pth"))
+    inputs = examples(network, cls, 2)
+    for x, y in zip(tensors(other(*inputs)), tensors(network(*inputs)), strict=True):
+        assert torch.equal(x, y)
+
+
+def check_checkpointing(network, cls, tmp_path):
+    """``with_cp`` changes no gradient; a network that has no such switch passes."""
+    plain, saving = copy.deepcopy(network).train(), copy.deepcopy(network).train()
+    switches = [module for module in saving.modules() if hasattr(module, "with_cp")]
+    for module in switches:
+        module.with_cp = True
+    if not switches:
+        return
+    inputs = examples(network, cls, 4)
+    found = gradients(saving, inputs)
+    for name, gradient in gradients(plain, inputs).items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def check_packs(network, cls, tmp_path):
+    """What its authors published is pinned; tests/parity runs the packs."""
+    assert list((PACKS / (cls.folder or cls.system)).glob("*.json"))
+
+
+@torch.no_grad()
+def check_compile(network, cls, tmp_path):
+    inputs = examples(network, cls, 2)
+    compiled = torch.compile(network, backend="aot_eager")  # the default one wants a C++ compiler
+    assert difference(compiled(*inputs), network(*inputs)) < 1e-5
+
+
+CHECKS = {
+    name.removeprefix("check_"): function
+    for name, function in list(globals().items())
+    if name.startswith("check_")
+}
+SLOW = {"compile"}
+SYMMETRIES = {"rotation", "translation", "permutation"}  # of clouds: tests/pointsuite/models/test_contract.py
+
+
+def fulfil(cls: type[Network], name: str, check: Callable[[], None]) -> None:
+    """The check passes, or it fails and the class says so."""
+    if name not in cls.exempt:
+        check()
+        return
+    with pytest.raises((AssertionError, ValueError, RuntimeError, NotImplementedError, TypeError)):
+        check()
+        pytest.fail(f"{cls.__name__} is exempt from {name!r}, but passes it", pytrace=False)

@@ -1,0 +1,234 @@
+"""What every registered backbone must fulfil: its smallest variant, one block a stage, on small images."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from dense.backbones import Backbone
+from dense.registry import MODELS
+from pointsuite.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from tests.parity.packs import load
+
+SIZES = ((64, 64), (96, 64))
+PACKS = Path(__file__).parents[2] / "parity" / "packs"
+
+
+def backbones():
+    MODELS.import_from_location()
+    classes = [
+        cls for cls in MODELS.module_dict.values() if isinstance(cls, type) and issubclass(cls, Backbone)
+    ]
+    return sorted(classes, key=lambda cls: cls.__name__)
+
+
+BACKBONES = backbones()
+
+
+def shallow(cls):
+    """The first variant with one block a stage."""
+    arch = next(iter(cls.archs.values()))
+    return {**arch, "depths": tuple(min(depth, 1) for depth in arch["depths"])}
+
+
+def images(batch, size=SIZES[0], seed=0):
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def awaken(module):
+    """Give a weight to branches that start out (nearly) switched off, and statistics to batch norms."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.abs().max() < 1e-3:
+                parameter.normal_(0, 0.3)
+        module.train()(images(4))
+    return module
+
+
+@pytest.fixture(scope="module", params=BACKBONES, ids=lambda cls: cls.__name__)
+def backbone(request):
+    torch.manual_seed(0)
+    return awaken(request.param(shallow(request.param), drop_path_rate=0.0)).eval()
+
+
+@pytest.fixture(scope="module")
+def wanted(backbone):
+    with torch.no_grad():
+        return backbone(images(4))
+
+
+def difference(found, wanted):
+    """Of two tuples of maps, relative to the size of the second."""
+    return max(((f - w).norm() / w.norm()).item() for f, w in zip(found, wanted, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", SIZES)
+def test_forward(backbone, size):
+    maps = backbone(images(2, size))
+    assert len(maps) == len(backbone.spec["depths"])
+    for x, channels, stride in zip(maps, backbone.out_channels, backbone.strides, strict=True):
+        # strides of odd maps round either way
+        assert x.shape[:2] == (2, channels)
+        assert all(abs(found - s / stride) < 1 for found, s in zip(x.shape[2:], size, strict=True))
+        assert x.isfinite().all() and x.std() > 0
+    again = backbone(images(2, size))
+    assert all(torch.equal(x, y) for x, y in zip(maps, again, strict=True))  # deterministic
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(75, 101), (33, 130)])
+def test_any_size_works_or_is_refused_by_name(backbone, size):
+    try:
+        maps = backbone(images(1, size))
+    except ValueError as error:
+        assert str(size[0]) in str(error) and str(size[1]) in str(error)
+    else:
+        assert all(x.isfinite().all() for x in maps)
+
+
+@torch.no_grad()
+def test_a_sample_alone_equals_it_in_a_batch(backbone, wanted):
+    for i in range(4):
+        assert difference(backbone(images(4)[i : i + 1]), [x[i : i + 1] for x in wanted]) < 1e-5
+    for size in (2, 3):
+        assert difference(backbone(images(4)[:size]), [x[:size] for x in wanted]) < 1e-5
+
+
+@torch.no_grad()
+def test_bfloat16_follows_float32(backbone, wanted):
+    with torch.autocast("cpu", torch.bfloat16):
+        found = backbone(images(4))
+    assert difference([x.float() for x in found], wanted) < 0.05
+
+
+def gradients(module):
+    torch.manual_seed(0)
+    loss = sum((x * torch.randn_like(x)).sum() for x in module(images(4)))
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return dict(zip(parameters, found, strict=True))
+
+
+def test_every_parameter_gets_a_gradient(backbone):
+    for name, gradient in gradients(copy.deepcopy(backbone).train()).items():
+        assert gradient is not None and gradient.isfinite().all(), name
+        assert gradient.abs().max() > 0, name
+
+
+def test_checkpointing_changes_no_gradient(backbone):
+    plain, saving = copy.deepcopy(backbone).train(), copy.deepcopy(backbone).train()
+    saving.with_cp = True
+    found = gradients(saving)
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def test_frozen_stages(backbone):
+    cls = type(backbone)
+    frozen = cls(shallow(cls), frozen_stages=1, norm_eval=True).train()
+    names = ("downsamples.0.", "stages.0.")
+    assert [n for n, p in frozen.named_parameters() if not p.requires_grad] == [
+        n for n, _ in frozen.named_parameters() if n.startswith(names)
+    ]
+    before = copy.deepcopy(frozen.state_dict())
+    frozen(images(4))
+    for name, value in frozen.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name} changed in training with norm_eval"
+
+
+@torch.no_grad()
+def test_out_indices(backbone, wanted):
+    cls = type(backbone)
+    first = cls(shallow(cls), out_indices=(0, 1)).eval()
+    names = first.state_dict().keys()
+    assert not any(name.startswith(("stages.2.", "downsamples.2.")) for name in names)
+    first.load_state_dict({name: backbone.state_dict()[name] for name in names})
+    assert difference(first(images(4)), wanted[:2]) < 1e-6
+
+
+@torch.no_grad()
+def test_state_dict_round_trip(backbone, wanted, tmp_path):
+    save_checkpoint(backbone.state_dict(), tmp_path / "weights.pth")
+    other = copy.deepcopy(backbone)
+    for parameter in other.parameters():
+        torch.nn.init.normal_(parameter)
+    other.load_state_dict(load_checkpoint(tmp_path / "weights.pth"))
+    assert all(torch.equal(x, y) for x, y in zip(other(images(4)), wanted, strict=True))
+
+
+def test_classifier(backbone):
+    cls = type(backbone)
+    network = awaken(cls.create(shallow(cls), num_classes=5))
+    outputs = Outputs(network)
+    for name, gradient in gradients(outputs).items():
+        assert gradient is not None and gradient.abs().max() > 0, name
+    logits = outputs.eval()(images(2))[0]
+    assert logits.shape == (2, 5) and logits.isfinite().all()
+
+
+class Outputs(torch.nn.Module):
+    """A network of one output as one of a tuple."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return (self.network(x),)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [(torch.zeros(1, 4, 64, 64), r"\(1, 4, 64, 64\)"), (torch.zeros(3, 64, 64), r"\(3, 64, 64\)")],
+)
+def test_bad_images(backbone, x, message):
+    with pytest.raises(ValueError, match=message):
+        backbone(x)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"arch": "giant-of-nobody"}, "giant-of-nobody"),
+        ({"arch": {"depth": 1}}, "depth"),
+        ({"out_indices": (1, 0)}, r"\(1, 0\)"),
+        ({"out_indices": (9,)}, r"\(9,\)"),
+        ({"frozen_stages": 9}, "9"),
+    ],
+)
+def test_bad_arguments(backbone, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        type(backbone)(**kwargs)
+
+
+def packs_of(cls):
+    return sorted((PACKS / (cls.folder or cls.system)).glob("*.json"))
+
+
+def test_has_parity_packs(backbone):
+    assert packs_of(type(backbone))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_compile(backbone, wanted):
+    compiled = torch.compile(backbone, backend="aot_eager")  # the default one wants a C++ compiler
+    assert difference(compiled(images(4)), wanted) < 1e-5
+
+
+def test_takes_the_backbone_of_a_detector(backbone):
+    """Published files of detectors and segmentors have ``backbone.`` before each of its keys, and heads."""
+    cls = type(backbone)
+    for path in packs_of(cls):
+        state = {key: torch.empty(shape, device="meta") for key, shape, _ in load(path)["state_dict"]}
+        try:
+            wanted = cls.convert_official(state)
+        except CheckpointError:  # of a part, or of another host
+            continue
+        detector = {f"backbone.{key}": value for key, value in state.items()}
+        found = cls.convert_official({**detector, "decode_head.weight": torch.zeros(1)})
+        assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wanted.items()}
+        return
+    raise AssertionError(f"no pack of {cls.system} converts")

@@ -1,0 +1,207 @@
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from pointsuite.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from pointsuite.engine.runner import Runner
+from pointsuite.engine.runner.hooks import TrainingInterrupted
+
+from .toy import make_config
+
+BY_ITERATION = {
+    "train_cfg": {"_delete_": True, "by_epoch": False, "max_iters": 15, "val_interval": 5},
+    "default_hooks.checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": 5},
+    "train_dataloader.sampler": {"type": "InfiniteSampler", "shuffle": True},
+    "log_processor.by_epoch": False,
+}
+KINDS = {
+    "epoch": {},
+    "iter": BY_ITERATION,
+    "noise": {"train_dataloader.dataset.noise": 0.1},
+    "ema": {"custom_hooks": [{"type": "EMAHook", "momentum": 0.1}]},
+    "accumulate": {"optim_wrapper.accumulative_counts": 3},  # an epoch ends between two steps
+    "amp": {"optim_wrapper.type": "AmpOptimWrapper"},
+}
+
+
+class Stop(Hook):
+    """Sends Ctrl-C at one iteration of training, or in the validation after it."""
+
+    def __init__(self, iteration, stage):
+        self.iteration, self.stage = iteration, stage
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if self.stage == "train" and runner.iter + 1 == self.iteration:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if self.stage == "val" and runner.iter == self.iteration and batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def same(a, b):
+    """Whether two nested values are equal, tensors bit by bit."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.equal(b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def assert_same_run(first, second):
+    """The checkpoints hold the same weights (averaged ones, too), optimiser, gradients, schedulers, random
+    states and history of the loss."""
+    first, second = load_checkpoint(first), load_checkpoint(second)
+    for key in first.keys() - {"meta", "message_hub"}:
+        assert same(first[key], second[key]), key
+    for key in ("train/loss", "train/lr"):
+        assert same(*(checkpoint["message_hub"]["log_scalars"][key] for checkpoint in (first, second))), key
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The folders of whole runs, by kind."""
+    folders = {}
+    for name, options in KINDS.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        cfg = make_config(folders[name], **options)
+        cfg.default_hooks.checkpoint.max_keep_ckpts = -1
+        Runner.from_cfg(cfg).train()
+    return folders
+
+
+def test_checkpoints_hold_what_resuming_needs(unbroken):
+    checkpoint = load_checkpoint(unbroken["epoch"] / "epoch_2.pth")
+    assert checkpoint["meta"]["epoch"] == 2 and checkpoint["meta"]["iter"] == 10
+    assert checkpoint["meta"]["dataset_meta"] == {"classes": ("even", "odd")}
+    assert len(checkpoint["message_hub"]["log_scalars"]["train/loss"]["history"]) == 10
+    assert "network.0.weight" in checkpoint["state_dict"]
+
+
+@pytest.mark.parametrize(
+    "kind, first, last",
+    [
+        ("epoch", "epoch_1", "epoch_3"),
+        ("iter", "iter_5", "iter_15"),
+        ("ema", "epoch_1", "epoch_3"),
+        ("accumulate", "epoch_1", "epoch_3"),
+        ("amp", "epoch_2", "epoch_3"),
+    ],
+)
+def test_resumed_run_equals_unbroken_run(tmp_path, unbroken, kind, first, last):
+    options = {"resume": True, "load_from": str(unbroken[kind] / f"{first}.pth")}
+    Runner.from_cfg(make_config(tmp_path, **options, **KINDS[kind])).train()
+    assert_same_run(unbroken[kind] / f"{last}.pth", tmp_path / f"{last}.pth")
+
+
+@pytest.mark.parametrize(
+    "kind, stage, iteration, more",
+    [
+        ("epoch", "train", 2, {}),
+        ("epoch", "train", 8, {"train_dataloader.num_workers": 1}),
+        ("epoch", "train", 10, {}),
+        ("epoch", "val", 5, {}),
+        ("noise", "train", 8, {}),
+        ("iter", "train", 8, {}),
+        ("ema", "train", 8, {}),
+        ("ema", "val", 5, {}),
+        ("accumulate", "train", 4, {}),
+    ],
+)
+def test_interrupted_run_resumes_to_the_unbroken_one(tmp_path, unbroken, kind, stage, iteration, more):
+    options = {**KINDS[kind], **more}
+    runner = Runner.from_cfg(make_config(tmp_path, **options))
+    runner.register_hook(Stop(iteration, stage))
+    with pytest.raises(TrainingInterrupted) as error:
+        runner.train()
+    assert f"--resume continues after iteration {iteration} of 15" in str(error.value)
+    assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / "interrupted.pth")
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    shutil.move(tmp_path, moved)
+
+    Runner.from_cfg(make_config(moved, resume=True, **options)).train()
+    last = "iter_15.pth" if kind == "iter" else "epoch_3.pth"
+    assert_same_run(unbroken[kind] / last, moved / last)
+    assert not (moved / "interrupted.pth").exists()
+
+
+def test_checkpoint_holds_averaged_weights_and_waiting_gradients(unbroken):
+    ema, plain = (load_checkpoint(unbroken[kind] / "epoch_3.pth") for kind in ("ema", "epoch"))
+    averaged, own = (ema[key] for key in ("state_dict", "ema_state_dict"))
+    assert averaged.keys() == {key.removeprefix("module.") for key in own} - {"steps"}
+    assert own["module.network.0.weight"].equal(plain["state_dict"]["network.0.weight"])
+    assert not averaged["network.0.weight"].equal(own["module.network.0.weight"])
+    assert not plain["gradients"]
+    first = load_checkpoint(unbroken["accumulate"] / "epoch_1.pth")
+    assert first["gradients"]["network.0.weight"].abs().max() > 0
+
+
+def test_accumulated_gradients_equal_the_large_batch(tmp_path):
+    """Dropout and batch norm see single batches, so the network has neither."""
+    states = []
+    for batch_size, counts in ((6, 1), (3, 2)):
+        options = {"train_dataloader.batch_size": batch_size, "optim_wrapper.accumulative_counts": counts}
+        options |= {"param_scheduler": None, "model": {"type": "ToyModel", "plain": True}}
+        Runner.from_cfg(make_config(tmp_path / str(counts), **options)).train()
+        states.append(load_checkpoint(tmp_path / str(counts) / "epoch_3.pth")["state_dict"])
+    torch.testing.assert_close(*states)
+
+
+def test_resume_says_what_is_wrong(tmp_path, unbroken, caplog):
+    def resume(path, **options):
+        cfg = make_config(tmp_path, resume=True, load_from=str(path), **options)
+        Runner.from_cfg(cfg).train()
+
+    checkpoint = load_checkpoint(unbroken["epoch"] / "epoch_2.pth")
+    save_checkpoint(checkpoint["state_dict"], tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"has no meta, message_hub, random_states, optimizer"):
+        resume(tmp_path / "weights.pth")
+    checkpoint["meta"].update(batch=3, epoch_length=9)
+    save_checkpoint(checkpoint, tmp_path / "within.pth")
+    with pytest.raises(CheckpointError, match="saved after batch 3 of 9 of an epoch, which has 5 now"):
+        resume(tmp_path / "within.pth")
+    with pytest.raises(CheckpointError, match="no such file"):
+        resume(tmp_path / "missing.pth")
+
+
+def test_weights_load_strictly(tmp_path):
+    save_checkpoint({"state_dict": nn.Linear(2, 2).state_dict()}, tmp_path / "a.pth")
+    runner = Runner.from_cfg(make_config(tmp_path, load_from=str(tmp_path / "a.pth")))
+    with pytest.raises(
+        CheckpointError, match=r"a\.pth does not fit ToyModel: .* missing: network\.0\.weight"
+    ):
+        runner.test()
+
+
+def test_what_mmengine_loads_itself_is_read_as_safely(tmp_path):
+    torch.save({"state_dict": {}, "hook": Stop}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"holds .*test_runner\.Stop"):
+        CheckpointLoader.load_checkpoint(str(tmp_path / "a.pth"))
+    with pytest.raises(CheckpointError, match="wanted URL#sha256"):
+        CheckpointLoader.load_checkpoint("https://example.org/a.pth")
+
+
+def test_metrics_that_are_not_plain_do_not_stop_a_run(tmp_path):
+    runner = Runner.from_cfg(make_config(tmp_path))
+    runner.message_hub.update_info("val/figure", Stop(1, "val"))
+    runner.train()
+    assert "val/figure" not in load_checkpoint(tmp_path / "epoch_3.pth")["message_hub"]["runtime_info"]
+
+
+def test_hooks_can_be_left_out(tmp_path):
+    cfg = make_config(tmp_path, default_scope="mmengine")
+    cfg.default_hooks.update(
+        progress_bar=None, checkpoint={"type": "CheckpointHook", "interval": 2}, timer=None
+    )
+    hooks = {type(hook).__module__ + "." + type(hook).__name__ for hook in Runner.from_cfg(cfg).hooks}
+    assert "pointsuite.engine.runner.hooks.CheckpointHook" in hooks
+    assert "mmengine.hooks.checkpoint_hook.CheckpointHook" not in hooks
+    assert not any(name.endswith(("ProgressBarHook", "IterTimerHook")) for name in hooks)

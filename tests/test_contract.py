@@ -1,0 +1,87 @@
+"""What every published network of both zoos must fulfil: its smallest variant, on small inputs.
+
+What a system cannot fulfil it declares on its class (``exempt``: check and reason). An exemption must be
+true: the check is run all the same and has to fail.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+import dense
+import pointsuite
+from dense.base import BaseBackbone
+from dense.registry import ZOO
+from pointsuite.engine.zoo import ZOO as CLOUD_ZOO
+
+from .contract import CHECKS, SLOW, SYMMETRIES, build, examples, fulfil
+
+SYSTEMS = {**CLOUD_ZOO.systems(), **ZOO.systems()}
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("check", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CHECKS])
+def test_contract(system, check, networks, tmp_path):
+    cls = SYSTEMS[system]
+    if system not in networks:
+        networks[system] = build(cls)
+    fulfil(cls, check, lambda: CHECKS[check](networks[system], cls, tmp_path))
+
+
+# -------------------------------------------------------------------------------------------------- facts
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_facts(system):
+    """A paper, only known exemptions with reasons, and the stated number of parameters of every variant."""
+    cls = SYSTEMS[system]
+    assert cls.paper and (cls.licence or not cls.code)
+    assert not cls.exempt.keys() - CHECKS.keys() - SYMMETRIES and all(cls.exempt.values())
+    assert cls.num_parameters.keys() == cls.archs.keys()
+    assert cls.published.keys() <= cls.archs.keys()
+    found = {}
+    for arch in cls.archs:
+        with torch.device("meta"):
+            found[arch] = sum(p.numel() for p in cls.create(arch).parameters())
+    assert found == cls.num_parameters
+
+
+def test_names():
+    """A system's name is that of its file, and of the folder of its configs where it has one."""
+    for system, cls in SYSTEMS.items():
+        assert system in cls.__module__.split("."), f"{system} lies in {cls.__module__}"
+    names = {*pointsuite.list_models(), *dense.list_models()}
+    for system, cls in SYSTEMS.items():
+        for arch in cls.archs:
+            assert cls.model_name(arch) in names
+
+
+# ---------------------------------------------------------------------------------- classifiers of images
+
+BACKBONES = [system for system, cls in SYSTEMS.items() if issubclass(cls, BaseBackbone)]
+
+
+@pytest.mark.parametrize("system", BACKBONES)
+def test_classifier(system):
+    """The methods that users of timm know."""
+    cls = SYSTEMS[system]
+    network = build(cls, num_classes=5)
+    inputs = examples(network, cls, 2)
+    with torch.no_grad():
+        features = network.forward_features(*inputs)
+        logits = network(*inputs)
+        assert logits.shape == (2, 5) and torch.equal(network.forward_head(features), logits)
+        vectors = network.forward_head(features, pre_logits=True)
+        assert vectors.shape == (2, network.head_hidden_size)
+        if isinstance(features, Tensor):
+            assert network.num_features in features.shape
+        network.reset_classifier(3)
+        assert network(*inputs).shape == (2, 3) and network.num_classes == 3
+        network.reset_classifier(0)
+        torch.testing.assert_close(network(*inputs), vectors)
+        assert build(cls, num_classes=0)(*inputs).shape == vectors.shape
