@@ -1,5 +1,5 @@
 # For testing: PF-WILLOW with the weights of cats_r101_b32-100e_pf-pascal.py.
 _base_ = "cats_r101_b32-100e_pf-pascal.py"
 
-data_root = "data/PF-WILLOW"
-test_dataloader = dict(dataset=dict(type="PFWillow", data_root=data_root))
+willow_root = "data/PF-WILLOW"
+test_dataloader = dict(dataset=dict(type="PFWillow", data_root=willow_root))

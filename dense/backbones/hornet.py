@@ -342,7 +342,8 @@ def _init(module: nn.Module, xavier: bool, scale: float = 1.0) -> None:
 
 def _downsampling(in_channels: int, out_channels: int, first: bool) -> nn.Sequential:
     size = 4 if first else 2
-    conv = nn.Conv2d(in_channels, out_channels, size, size)
+    # channels last in memory, whose order is that in which initial weights are drawn
+    conv = nn.Conv2d(in_channels, out_channels, size, size).to(memory_format=torch.channels_last)
     norm = LayerNorm2d(out_channels if first else in_channels)
     return nn.Sequential(conv, norm) if first else nn.Sequential(norm, conv)
 

@@ -513,5 +513,6 @@ def _pair(name: str, size: int | Sequence[int], least: int) -> Size:
 
 def _patch_embedding(in_channels: int, out_channels: int, first: bool) -> nn.Sequential:
     size, stride = (7, 4) if first else (3, 2)
-    conv = nn.Conv2d(in_channels, out_channels, size, stride, size // 2)
+    # channels last in memory, whose order is that in which initial weights are drawn
+    conv = nn.Conv2d(in_channels, out_channels, size, stride, size // 2).to(memory_format=torch.channels_last)
     return nn.Sequential(OrderedDict(proj=conv, norm=LayerNorm2d(out_channels, eps=1e-5)))

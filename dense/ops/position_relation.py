@@ -16,6 +16,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .chunks import slices
+
 PAIRS_CPU, PAIRS_CUDA = 1 << 15, 1 << 18  # in a piece: sines and cosines of 4 MB, 33 MB
 
 
@@ -106,8 +108,7 @@ def _pieces(source, target, weight, bias, rates, eps, pairs) -> Iterator[tuple]:
         sine, cosine = _size_codes(source[image], rates, eps)
         row = torch.cat([of_sine * sine + of_cosine * cosine, of_cosine * sine - of_sine * cosine], -1)
         column = torch.cat(_size_codes(target[image], rates, eps)[::-1], -1).T  # (4 * K, N2)
-        for start in range(0, source.shape[1], step):
-            rows = slice(start, start + step)
+        for rows in slices(source.shape[1], step):
             boxes = source[image, rows]
             codes = _centre_codes(boxes, target[image], rates, eps)
             logits = torch.addmm(bias[:, None], of_centres, codes).unflatten(1, (len(boxes), columns))

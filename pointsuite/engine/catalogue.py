@@ -1,7 +1,7 @@
 """Tables of the networks of a zoo, written from what their classes say of themselves."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +11,6 @@ import torch
 from .network import Network
 from .profiling import count_costs, format_number
 from .zoo import ModelZoo
-
-VENUE = re.compile(r"((?:[A-Z][\w-]*|of|on|for|and)(?: (?:[A-Z][\w-]*|of|on|for|and))* \d{4}|\b\d{4}\b)")
 
 
 class System(NamedTuple):
@@ -27,9 +25,7 @@ class System(NamedTuple):
     @property
     def venue(self) -> str:
         """Where its first paper was published, and when, as "ECCV 2022"."""
-        after_title = self.network.paper.rpartition('", ')[2]
-        match = VENUE.search(after_title)
-        return match[0] if match else after_title
+        return self.network.paper.partition('", ')[2].partition(", ")[0]
 
 
 def find_systems(root: Path, *zoos: ModelZoo) -> list[System]:
@@ -86,8 +82,21 @@ def format_systems(systems: Iterable[System], root: Path) -> str:
     return _format_rows(rows)
 
 
-def format_models(systems: Iterable[System], root: Path) -> Iterator[str]:
-    """Lines of ``docs/models.md``: of each system its facts, variants, published results and exemptions."""
+def read_macs(text: str) -> dict[str, str]:
+    """The column of MACs of what :func:`format_models` wrote, by the model's name."""
+    return dict(re.findall(r"^\| `(\w+)` \| [\d,]+ \| ([^|]+?) \|", text, re.MULTILINE))
+
+
+def format_models(
+    systems: Iterable[System], root: Path, macs: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Lines of ``docs/models.md``: of each system its facts, variants, published results and exemptions.
+
+    Args:
+        systems: see :func:`find_systems`.
+        root: of the repository.
+        macs: by the model's name, where they are known: counting all takes a minute.
+    """
     yield "# Models"
     yield ""
     yield "Written by `python tools/analysis/list_models.py --write` from what the classes say of themselves;"
@@ -96,10 +105,10 @@ def format_models(systems: Iterable[System], root: Path) -> Iterator[str]:
         yield ""
         yield f"## {package}"
         for system in group:
-            yield from _format_system(system, root)
+            yield from _format_system(system, root, macs)
 
 
-def _format_system(system: System, root: Path) -> Iterator[str]:
+def _format_system(system: System, root: Path, known: Mapping[str, str] | None) -> Iterator[str]:
     network = system.network
     yield ""
     yield f"### {network.title or network.__name__} (`{system.name}`)"
@@ -109,17 +118,21 @@ def _format_system(system: System, root: Path) -> Iterator[str]:
     readme = f" [Configs and results](../{system.readme.relative_to(root)})." if system.readme else ""
     yield f"{code} Class `{network.__module__}.{network.__name__}`; {system.packs} parity packs.{readme}"
     yield ""
-    results = list(dict.fromkeys(name for found in network.published.values() for name in found))
+    results = list(dict.fromkeys(result for found in network.published.values() for result in found))
     rows = [("model", "parameters", "MACs", *results)]
     for arch in network.archs:
-        macs = count_macs(network, arch)
+        name = network.model_name(arch)
+        macs = (known or {}).get(name)
+        if macs is None:
+            counted = count_macs(network, arch)
+            macs = format_number(counted) if counted else "-"
         own = network.published.get(arch, {})
         rows.append(
             (
-                f"`{network.model_name(arch)}`",
+                f"`{name}`",
                 f"{network.num_parameters[arch]:,}" if arch in network.num_parameters else "-",
-                format_number(macs) if macs else "-",
-                *(f"{own[name]:g}" if name in own else "" for name in results),
+                macs,
+                *(f"{own[result]:g}" if result in own else "" for result in results),
             )
         )
     yield _format_rows(rows).rstrip("\n")

@@ -206,7 +206,7 @@ def run(main: Callable[[], int | None], *errors: type[Exception]) -> NoReturn:
         if "mmengine.dist" in sys.modules and sys.modules["mmengine.dist"].is_distributed():
             sys.modules["torch"].distributed.destroy_process_group()
     except KeyboardInterrupt as error:
-        print(f"\n{error or 'interrupted'}", file=sys.stderr)
+        print(f"\n{str(error) or 'interrupted'}", file=sys.stderr)
         sys.exit(128 + getattr(error, "signum", 2))
     except Exception as error:
         if "--traceback" in sys.argv:

@@ -4,9 +4,10 @@ import ast
 import inspect
 import sysconfig
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,9 @@ class _Reader:
             case UnicodeDecodeError():
                 found = f"found the byte {error.object[error.start]:#04x} at {error.start}"
                 return f"{file}: not a config that can be read: {found}, wanted text in UTF-8"
-            case FileNotFoundError() if len(failed) > 1:
+            case FileNotFoundError() if len(failed) < 2:
+                return f"{file}: _base_: {one_line(error)}"
+            case FileNotFoundError():
                 missing = Path(failed[-1])
                 beside = [other.name for other in missing.parent.glob("*.py")]
                 hint = nearest(missing.name, beside)
@@ -248,6 +251,10 @@ def is_whole(value: Any, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
+    return (lambda value: value in names), f"one of {', '.join(names)}"
+
+
 COUNT = is_whole, "a whole number from 1"
 FROM_ZERO = (lambda value: is_whole(value, 0)), "a whole number from 0"
 INTERVAL = (lambda value: is_whole(value) or value == -1), "a whole number from 1, or -1 for never"
@@ -276,6 +283,8 @@ NUMBERS = {
     "optim_wrapper*.optimizer.weight_decay": RATE,
     "randomness.seed": SEED,
     "log_processor.window_size": COUNT,
+    "log_level": _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+    "env_cfg.mp_cfg.mp_start_method": _one_of("fork", "spawn", "forkserver"),
 }
 DICTS = (
     "model",
@@ -298,6 +307,17 @@ def check(cfg: Config, path: str | Path) -> None:
     for key in DICTS:
         if cfg.get(key) is not None and not isinstance(cfg[key], Mapping):
             raise UsageError(f"{path}: {key}: found {one_line(repr(cfg[key]))[:100]}, wanted a dict")
+    hooks = cfg.get("custom_hooks") or []
+    for i, hook in enumerate(hooks if isinstance(hooks, (list, tuple)) else [hooks]):
+        if isinstance(hook, (str, int, float)) or not isinstance(hooks, (list, tuple)):
+            raise UsageError(
+                f"{path}: custom_hooks.{i}: found {one_line(repr(hook))[:100]}, wanted a list of dicts"
+            )
+    scope = cfg.get("default_scope")
+    if scope is not None and not (isinstance(scope, str) and scope.isidentifier() and find_spec(scope)):
+        raise UsageError(
+            f"{path}: default_scope: found {scope!r}, wanted a package, as 'pointsuite', 'mmdet'"
+        )
     for key, value in _leaves(cfg):
         for pattern, (fits, wanted) in NUMBERS.items():
             if value is not None and fnmatch(key, pattern) and not fits(value):

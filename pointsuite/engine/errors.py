@@ -50,10 +50,12 @@ def explain(error: BaseException, config: Mapping | None = None, file: str = "co
         config: of the run, where one was read: an error of what was built from it is named by its key.
         file: of the config.
     """
+    if found := _explain_worker(error):
+        return found
     for link in _chain(error):
         if isinstance(link, MENDABLE):
             return one_line(link) or type(link).__name__, True
-    if found := _explain_worker(error) or _explain_resources(error):
+    if found := _explain_resources(error):
         return found
     if config is not None and (found := _explain_build(error, dict(config.items()), file)):
         return found
@@ -139,15 +141,18 @@ def _explain_resources(error: BaseException) -> tuple[str, bool] | None:
 
 def _explain_build(error: BaseException, config: Mapping, file: str) -> tuple[str, bool] | None:
     """An error of building what a config describes, with the key under which it stands there."""
-    part, frame, last = None, None, None
+    part, frame, last, path = None, None, None, None
     for last, _ in traceback.walk_tb(_deepest(error).__traceback__):
         if (found := _built(last)) is not None:
-            part, frame = found, last
+            part, frame, path = found, last, find_path(config, found) or path
     if part is None:
+        if isinstance(error, ValueError) and last and _module(last).startswith("mmengine.runner"):
+            return f"{file}: {one_line(error)}", True
         return None
-    path = find_path(config, part)
     where = f"{file}: {path}" if path else file
     cls = frame.f_locals.get("obj_cls") or frame.f_locals.get("runner_cls")
+    if cls is None and (match := re.search(r"(\w+)\.__init__\(\) got an unexpected", str(error))):
+        cls = last.f_globals.get(match[1])  # built without a registry, as PyTorch's DataLoader
     name = getattr(cls, "__name__", None) or str(part.get("type", "it"))
     text = one_line(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if frame is last and isinstance(error, KeyError) and cls is None and "registry" in frame.f_locals:
@@ -181,7 +186,7 @@ def _deepest(error: BaseException) -> BaseException:
 
 def _built(frame: Any) -> Mapping | None:
     """The part of a config that a frame of MMEngine builds."""
-    name, module = frame.f_code.co_name, frame.f_globals.get("__name__", "")
+    name, module = frame.f_code.co_name, _module(frame)
     if name == "build_from_cfg" and module == "mmengine.registry.build_functions":
         part = frame.f_locals.get("cfg")
         return part if isinstance(part, Mapping) else None
@@ -198,6 +203,10 @@ def _built(frame: Any) -> Mapping | None:
             if isinstance(frame.f_locals.get(key), Mapping):
                 return frame.f_locals[key]
     return None
+
+
+def _module(frame: Any) -> str:
+    return frame.f_globals.get("__name__") or ""
 
 
 def find_path(config: Any, part: Mapping) -> str | None:

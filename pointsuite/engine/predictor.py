@@ -22,6 +22,7 @@ from .checkpoint import (
     load_state_dict,
     take_network,
 )
+from .config import read_file
 from .zoo import ModelZoo
 
 
@@ -229,7 +230,7 @@ def read_config(path: str | os.PathLike) -> Config:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such config")
-    return Config.fromfile(path)
+    return read_file(path)
 
 
 def _split_source(

@@ -44,6 +44,16 @@ class CloudNetwork(Network, nn.Module):
         return (example_clouds(batch, size if isinstance(size, int) else size[0]),)
 
 
+class CoordinateNetwork(CloudNetwork):
+    """A network that reads coordinates as they are, and of which no published run is pinned."""
+
+    exempt = {
+        "rotation": "reads coordinates as they are",
+        "translation": "reads coordinates as they are",
+        "packs": "no published run is pinned",
+    }
+
+
 @MODELS.register_module()
 class StackClouds(BaseDataPreprocessor):
     """Move a batch to the model's device and stack its clouds to (B, N, C)."""

@@ -16,7 +16,7 @@ from pointsuite.layers import ChannelNorm, check_in_channels, check_inputs, clas
 from pointsuite.ops import gather_points, knn
 from pointsuite.registry import MODELS
 
-from .base import CloudNetwork
+from .base import CoordinateNetwork
 
 SLOPE = 0.2  # of every leaky ReLU
 LeakyReLU = partial(nn.LeakyReLU, SLOPE)
@@ -56,7 +56,7 @@ class EdgeConv(nn.Module):
 
 
 @ZOO.register_network("dgcnn", MODELS)
-class DGCNNClassifier(CloudNetwork):
+class DGCNNClassifier(CoordinateNetwork):
     """DGCNN's classifier: (B, N, 6) points and unit normals -> (B, num_classes) logits, for any N >= k.
 
     Args:
@@ -82,11 +82,6 @@ class DGCNNClassifier(CloudNetwork):
     licence = "MIT"
     archs = {"cls": {}}
     num_parameters = {"cls": 1_809_704}
-    exempt = {
-        "rotation": "reads coordinates as they are",
-        "translation": "reads coordinates as they are",
-        "packs": "no published run is pinned",
-    }
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from pointsuite.engine.zoo import ZOO
 from pointsuite.layers import check_in_channels, check_inputs, classification_head, mlp
 from pointsuite.registry import MODELS
 
-from .base import CloudNetwork
+from .base import CoordinateNetwork
 
 
 class TransformNet(nn.Module):
@@ -33,7 +33,7 @@ class TransformNet(nn.Module):
 
 
 @ZOO.register_network("pointnet", MODELS)
-class PointNetClassifier(CloudNetwork):
+class PointNetClassifier(CoordinateNetwork):
     """PointNet's classifier: (B, N, 6) points and unit normals -> (B, num_classes) logits, for any N >= 1.
 
     Args:
@@ -60,11 +60,6 @@ class PointNetClassifier(CloudNetwork):
     licence = "MIT"
     archs = {"cls": {}}
     num_parameters = {"cls": 3_474_353}
-    exempt = {
-        "rotation": "reads coordinates as they are",
-        "translation": "reads coordinates as they are",
-        "packs": "no published run is pinned",
-    }
 
     def __init__(
         self,

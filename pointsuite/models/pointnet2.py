@@ -20,7 +20,7 @@ from pointsuite.layers import ChannelNorm, check_in_channels, check_inputs, clas
 from pointsuite.ops import ball_query, farthest_point_sample, gather_points
 from pointsuite.registry import MODELS
 
-from .base import CloudNetwork
+from .base import CoordinateNetwork
 
 
 class BallPointNet(nn.Module):
@@ -63,7 +63,7 @@ class SetAbstraction(nn.Module):
 
 
 @ZOO.register_network("pointnet2", MODELS)
-class PointNet2Classifier(CloudNetwork):
+class PointNet2Classifier(CoordinateNetwork):
     """PointNet++'s classifier: (B, N, 6) points and unit normals -> (B, num_classes) logits.
 
     Args:
@@ -105,11 +105,6 @@ class PointNet2Classifier(CloudNetwork):
         },
     }
     num_parameters = {"ssg_cls": 1_472_552, "msg_cls": 1_743_336}
-    exempt = {
-        "rotation": "reads coordinates as they are",
-        "translation": "reads coordinates as they are",
-        "packs": "no published run is pinned",
-    }
 
     def __init__(
         self,

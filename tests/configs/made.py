@@ -302,7 +302,9 @@ WRITERS = {
     "ImageFiles": _write_pictures,
     "ImageFolder": _once(lambda root: write_classes("imagenet", root)),
     "PFPascal": _once(_write_pascal),
-    "PFWillow": _once(write_willow),
+    "PFWillow": lambda cfg, dataset, root: _once(write_willow)(
+        cfg, dataset, root / dataset.get("folder", "")
+    ),
     "RestorationDataset": _write_restoration,
     "ShanghaiTech": _once(_write_videos),
     "SliceDataset": _once(write_slices),

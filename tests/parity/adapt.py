@@ -131,6 +131,7 @@ class Case:
         train: leave the model in training mode; implies `once`.
         double: take the gradients in float64.
         threads: run by so many threads.
+        tolerances: of single outputs, instead of the pack's; an adapter says why.
     """
 
     model: nn.Module | None = None
@@ -142,6 +143,7 @@ class Case:
     train: bool = False
     double: bool = False
     threads: int | None = None
+    tolerances: Mapping[str, float] = field(default_factory=dict)
 
 
 def backbone_case(

@@ -440,3 +440,26 @@ def test_a_cloud_far_from_the_origin_is_the_cloud_at_the_origin(checkpoint, clou
     classify = pointsuite.Classifier(checkpoint)
     found, wanted = classify(far), classify(clouds[0])
     np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-3)
+
+
+@pytest.mark.parametrize("weight", [[1.0, 5.0], torch.tensor([1.0, 5.0])], ids=["list", "tensor"])
+def test_weights_of_classes_in_the_loss_go_with_every_use(tmp_path, weight, clouds):
+    """It trains, its checkpoint loads in predictors and bare networks, and its dumped config loads again."""
+    from pointsuite.engine import command
+
+    options = {"train_cfg.max_epochs": 1, "train_dataloader.dataset.pipeline.0.num": 128, "visualizer": None}
+    args = command.build_parser("").parse_args([CONFIG, "--work-dir", str(tmp_path), *OPTIONS])
+    cfg = command.load_config(args)
+    cfg.merge_from_dict({**options, "experiment_name": f"weights_{type(weight).__name__}"})
+    cfg.model.loss = {"type": "CrossEntropyLoss", "weight": weight}
+    runner = command.build_runner(cfg)
+    assert runner.model.criterion.weight.tolist() == [1, 5]
+    runner.train()
+    path = tmp_path / "epoch_1.pth"
+    assert not any(key.startswith("criterion") for key in load_checkpoint(path)["state_dict"])
+    alone, beside = pointsuite.Classifier(path), pointsuite.Classifier(tmp_path)
+    np.testing.assert_array_equal(alone(clouds[0]).probabilities, beside(clouds[0]).probabilities)
+    pointsuite.create_model("risurconv_s_cls", pretrained=path, **NETWORK)
+    dumped = next(tmp_path.glob("*.py"))
+    again = command.build_model(command.read_config(dumped))
+    assert again.criterion.weight.tolist() == [1, 5]

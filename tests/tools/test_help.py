@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -31,6 +32,25 @@ def test_help(name, capsys):
     _, usage, text = capsys.readouterr().out.partition("usage: ")  # what is imported may print, too
     assert stop.value.code == 0 and usage
     check(text.split("\n\n", 1)[1], name)
+
+
+IMPORTS = """
+import runpy, sys
+sys.argv = [sys.argv[1], "--help"]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit:
+    print({"torch", "mmengine", "numpy"} & sys.modules.keys(), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("name", [name for name in names(SCRIPTS) if name.startswith("tools/")])
+def test_help_waits_for_no_library(name):
+    """What is slow is imported after the options are known; that takes seconds."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, name], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("usage: ") and done.stderr == "set()\n"
 
 
 @pytest.mark.parametrize("name", names(SHELL_SCRIPTS))

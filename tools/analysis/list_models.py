@@ -18,6 +18,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command.Parser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write both files where they are stale")
     parser.add_argument("--check", action="store_true", help="fail where one of them is stale")
+    parser.add_argument(
+        "--keep-macs",
+        action="store_true",
+        help="take MACs from docs/models.md where it has them: counting takes a minute",
+    )
     args = parser.parse_args(argv)
     from dense.registry import ZOO
     from pointsuite.engine import catalogue
@@ -28,9 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (args.write or args.check):
         print(catalogue.format_systems(systems, ROOT), end="")
         return
-    readme = ROOT / "README.md"
+    models, readme = ROOT / "docs/models.md", ROOT / "README.md"
+    macs = catalogue.read_macs(models.read_text()) if args.keep_macs and models.is_file() else None
     wanted = {
-        ROOT / "docs/models.md": "\n".join(catalogue.format_models(systems, ROOT)) + "\n",
+        models: "\n".join(catalogue.format_models(systems, ROOT, macs)) + "\n",
         readme: catalogue.replace_between(
             readme.read_text(), *MARKS, catalogue.format_systems(systems, ROOT)
         ),

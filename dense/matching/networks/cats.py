@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pointsuite.engine.checkpoint import CheckpointError, rename_keys
 from pointsuite.engine.network import Network
 
-from ...layers import MLP, Linear, init_normal
+from ...layers import MLP, LayerNorm, Linear, init_normal
 from ...registry import MODELS, ZOO
 from ..cost_volume import BETA, correlate, mutual_filter, read_flow, select_flows
 from .backbone import BlockFeatures
@@ -54,14 +54,14 @@ class Block(nn.Module):
         super().__init__()
         self.multiscale = multiscale
         hidden = mlp_ratio * embed_dims
-        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.norm1 = LayerNorm(embed_dims)
         self.attn = Attention(embed_dims, num_heads)
         if multiscale:
-            self.norm4 = nn.LayerNorm(embed_dims, eps=1e-6)
+            self.norm4 = LayerNorm(embed_dims)
             self.mlp2 = MLP(embed_dims, hidden)
-            self.norm3 = nn.LayerNorm(embed_dims, eps=1e-6)
+            self.norm3 = LayerNorm(embed_dims)
             self.attn_multiscale = Attention(embed_dims, num_heads)
-        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.norm2 = LayerNorm(embed_dims)
         self.mlp = MLP(embed_dims, hidden)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Hooks that :class:`~pointsuite.engine.runner.Runner` gives to every run."""
 
+import inspect
 import logging
 import os
 import shutil
@@ -63,7 +64,16 @@ class _LateRemoval(LocalBackend):
 
 @HOOKS.register_module()
 class CheckpointHook(mmengine.hooks.CheckpointHook):
-    """MMEngine's, but an old checkpoint is removed only when the new one is on the disk."""
+    """MMEngine's, but an old checkpoint is removed only when the new one is on the disk.
+
+    Options that it does not know are refused, where MMEngine's passes over them.
+    """
+
+    def __init__(self, *args, **kwargs):
+        known = inspect.signature(mmengine.hooks.CheckpointHook.__init__).parameters
+        for name in kwargs.keys() - known.keys():
+            raise TypeError(f"CheckpointHook.__init__() got an unexpected keyword argument {name!r}")
+        super().__init__(*args, **kwargs)
 
     def before_train(self, runner) -> None:
         work_dir = Path(runner.work_dir)

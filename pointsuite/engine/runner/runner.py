@@ -24,7 +24,7 @@ from mmengine.dist import all_gather_object, all_reduce, is_distributed, is_main
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
-from mmengine.registry import FUNCTIONS, HOOKS, LOOPS, Registry
+from mmengine.registry import FUNCTIONS, HOOKS, LOOPS, OPTIMIZERS, Registry
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import DataLoader
@@ -40,7 +40,7 @@ from ..checkpoint import (
     save_checkpoint,
     to_plain,
 )
-from ..errors import UsageError, one_line
+from ..errors import UsageError, nearest, one_line
 from ..randomness import get_random_state, seed_everything, set_random_state
 from ..sync_batch_norm import allow_cpu, synchronize_batch_norms
 from .hooks import StopRequest
@@ -190,13 +190,25 @@ class Runner(mmengine.runner.Runner):
                 metric.collect_dir = str(Path(self.work_dir) / f".results_{i}")
         return evaluator
 
+    def build_optim_wrapper(self, optim_wrapper):
+        for key, part in [("optim_wrapper", optim_wrapper), *_items(optim_wrapper, "optim_wrapper")]:
+            match part:
+                case {"optimizer": {"type": str(name)}} if _find(OPTIMIZERS, part["optimizer"]) is None:
+                    hint = nearest(name, OPTIMIZERS.module_dict)
+                    file = self.cfg.filename or "config"
+                    raise UsageError(
+                        f"{file}: {key}.optimizer.type: found {name!r}, wanted an optimizer{hint}"
+                    )
+        return super().build_optim_wrapper(optim_wrapper)
+
     def build_train_loop(self, loop):
+        chosen = loop
         match loop:
             case {"by_epoch": by_epoch, **options} if "type" not in loop:
-                loop = {**options, "type": "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"}
-        if _find(LOOPS, loop) is mmengine.runner.EpochBasedTrainLoop:
-            loop = {**loop, "type": EpochBasedTrainLoop}
-        return super().build_train_loop(loop)
+                chosen = {**options, "type": "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"}
+        if _find(LOOPS, chosen) is mmengine.runner.EpochBasedTrainLoop:
+            chosen = {**chosen, "type": EpochBasedTrainLoop}
+        return super().build_train_loop(chosen)
 
     def build_val_loop(self, loop):
         return super().build_val_loop({"type": "ValLoop", **loop} if isinstance(loop, dict) else loop)
@@ -506,6 +518,11 @@ def _each(wrapper: Any) -> list:
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
+def _items(value: Any, path: str) -> list[tuple[str, Any]]:
+    """What a dict holds, with the keys' paths."""
+    return [(f"{path}.{key}", item) for key, item in value.items()] if isinstance(value, dict) else []
+
+
 def _list_numbers(value: Any) -> Any:
     """A config whose tensors and arrays are lists, changed in place."""
     items = value.items() if isinstance(value, (dict, Config)) else enumerate(value)
@@ -526,7 +543,7 @@ def _check_loader(loader: DataLoader) -> None:
         return
     if count == 0:
         raise UsageError(f"the data set {name} is empty, wanted at least one sample")
-    sampler = loader.batch_sampler or loader.sampler
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     if batches == 0 and not isinstance(getattr(sampler, "sampler", sampler), InfiniteSampler):
         raise UsageError(
             f"the data set {name} has {count} samples, fewer than a batch of "

@@ -18,10 +18,9 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 
 class TwoConvs(Backbone):
     archs = {"tiny": {"depths": (1, 1)}}
-    num_stages = 2
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, arch="tiny", **kwargs):
+        super().__init__(arch, **kwargs)
         self.downsamples.extend([nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 16, 2, 2)])
         self.stages.extend([nn.ModuleList([nn.ReLU()]), nn.ModuleList([nn.ReLU()])])
         self.set_outputs((8, 16), (4, 8))

@@ -53,10 +53,17 @@ def evaluation(model: nn.Module, state: dict) -> Case:
         taps |= {f"{kind}{i + 1}": taps[f"{kind}1_{i + 1}"] for kind in ("pam", "cam")}
         taps |= {f"guided{i + 1}": taps[f"out1_{i + 1}"], f"refined{i + 1}": taps[f"out2_{i + 1}"]}
         taps[f"semantic_level{i + 1}"] = (head.first_stage, lambda y, *_, i=i: y[1][i].flatten())
-    # Activations reach 1e4 and logits of attention 1e6: the pack's gradient, of float32, is 2.9e-3 from that
-    # of float64, and the order in which threads share sums moves it as far. One thread has but one order.
+    # Activations reach 1e4 and logits of attention 1e6: in float32 the gradient is what the processor's order
+    # of sums makes of it, up to 2e-2 from one machine to the next. The pack's is 2.9e-3 from that of float64,
+    # which is the same everywhere.
+    tolerances = {"grad.x.of.logits": 4e-3}
     return Case(
-        model, state, taps, lambda inputs: resize(model(inputs["x"]), inputs["x"]), once=True, threads=1
+        model,
+        state,
+        taps,
+        lambda inputs: resize(model(inputs["x"]), inputs["x"]),
+        double=True,
+        tolerances=tolerances,
     )
 
 

@@ -246,3 +246,57 @@ def test_find_checkpoint(tmp_path):
     (tmp_path / "last_checkpoint").write_text("/elsewhere/epoch_1.pth")
     assert find_checkpoint(str(file)) == find_checkpoint(str(tmp_path)) == str(file)
     assert find_checkpoint("https://host/a.pth#sha256=0") == "https://host/a.pth#sha256=0"
+
+
+@pytest.mark.parametrize("content", [b"", b".", b"/", b"\xff\xfe\x80", b"a\0b", b"x" * 5000, b"a.pth\nb.pth"])
+def test_a_pointer_that_names_no_file_is_one_line(tmp_path, content):
+    (tmp_path / "last_checkpoint").write_bytes(content)
+    with pytest.raises(CheckpointError, match="last_checkpoint.*give --resume the checkpoint") as error:
+        find_latest_checkpoint(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_flipped_bits_are_found_by_the_archives_checksums(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"w": torch.ones(1000)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.ones(8).numpy().tobytes()) + 402] ^= 64
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"a\.pth: damaged: .*data/0 does not fit its checksum"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("meta", [[1], "text", {3: 4}])
+def test_malformed_meta(tmp_path, meta):
+    save_checkpoint({"state_dict": {"w": torch.ones(1)}, "meta": meta}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="meta: found a .*, wanted a dict of names"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (3, torch.ones(2), "found the key 3"),
+        ("weight", torch.tensor([1.0, float("nan")]), "weight: found NaN"),
+        ("weight", torch.tensor([1.0, float("inf")]), "weight: found infinity"),
+        ("running_var", torch.tensor([1.0, -1.0]), "running_var: found -1, wanted variances from 0"),
+        ("weight", torch.ones(2, dtype=torch.bool), "weight: found bool, wanted float32"),
+        ("weight", torch.ones(2, dtype=torch.complex64), "weight: found complex64, wanted float32"),
+        ("weight", torch.ones(2, dtype=torch.int64), "weight: found int64, wanted float32"),
+        ("weight", torch.ones(2).to_sparse(), "weight: found a tensor that is sparse"),
+        ("weight", torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8), "that is quantised"),
+        ("weight", torch.ones(2, device="meta"), "that is without data"),
+    ],
+)
+def test_what_no_weights_are_is_refused_by_its_key(key, value, message):
+    model = nn.BatchNorm1d(2)
+    with pytest.raises(CheckpointError, match=f"a.pth: {message}" if key == 3 else message):
+        load_state_dict(model, {**model.state_dict(), key: value}, name="a.pth")
+
+
+def test_half_precision_and_infinite_constants_load():
+    model = nn.BatchNorm1d(2)
+    model.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    load_state_dict(model, {key: value.half() if value.is_floating_point() else value for key, value in
+                            model.state_dict().items()})  # fmt: skip
+    assert model.mask.isinf().any()

@@ -9,10 +9,11 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from pointsuite.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from pointsuite.engine.errors import UsageError
 from pointsuite.engine.runner import Runner
 from pointsuite.engine.runner.hooks import TrainingInterrupted
 
-from .toy import make_config
+from .toy import ToyDataset, make_config
 
 BY_ITERATION = {
     "train_cfg": {"_delete_": True, "by_epoch": False, "max_iters": 15, "val_interval": 5},
@@ -205,3 +206,111 @@ def test_hooks_can_be_left_out(tmp_path):
     assert "pointsuite.engine.runner.hooks.CheckpointHook" in hooks
     assert "mmengine.hooks.checkpoint_hook.CheckpointHook" not in hooks
     assert not any(name.endswith(("ProgressBarHook", "IterTimerHook")) for name in hooks)
+
+
+def test_a_loader_without_batches_is_an_error(tmp_path):
+    """18 samples in batches of 32 of which incomplete ones are left out; no samples at all."""
+    few = {"train_dataloader.batch_size": 32, "train_dataloader.drop_last": True}
+    for kind in ({}, {"train_cfg": BY_ITERATION["train_cfg"]}):
+        with pytest.raises(
+            UsageError, match="ToyDataset has 18 samples, fewer than a batch of 32, .*drop_last"
+        ):
+            Runner.from_cfg(make_config(tmp_path, **few, **kind)).train()
+    endless = {**BY_ITERATION, **few}  # an endless sampler fills the batch
+    assert len(Runner.from_cfg(make_config(tmp_path, **endless)).build_dataloader(
+        make_config(tmp_path, **endless).train_dataloader).dataset) == 18  # fmt: skip
+
+
+def test_an_empty_data_set_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyDataset, "__len__", lambda self: 0)
+    for kind in ({}, BY_ITERATION):
+        with pytest.raises(UsageError, match="ToyDataset is empty"):
+            Runner.from_cfg(make_config(tmp_path, **kind)).train()
+
+
+@pytest.mark.parametrize(("size", "which"), [(17, "the last batch of an epoch"), (1, "every batch")])
+def test_a_batch_of_one_under_batch_norm_stops_before_training(tmp_path, size, which):
+    runner = Runner.from_cfg(make_config(tmp_path, **{"train_dataloader.batch_size": size}))
+    with pytest.raises(UsageError, match=f"{which} has one sample .18 samples.*network.1.*drop_last=True"):
+        runner.train()
+    assert runner.iter == 0 and not list(tmp_path.glob("*.pth"))
+
+
+def test_a_batch_of_one_without_batch_norm_or_left_out_trains(tmp_path):
+    for i, more in enumerate(
+        ({"model": {"type": "ToyModel", "plain": True}}, {"train_dataloader.drop_last": True})
+    ):
+        options = {"train_dataloader.batch_size": 17, "train_cfg.max_epochs": 1, **more}
+        Runner.from_cfg(make_config(tmp_path / str(i), **options)).train()
+        assert (tmp_path / str(i) / "epoch_1.pth").exists()
+
+
+def resume(tmp_path, path, **options):
+    runner = Runner.from_cfg(make_config(tmp_path, resume=True, load_from=path and str(path), **options))
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"optim_wrapper.optimizer": {"_delete_": True, "type": "SGD", "lr": 0.1}},
+            "found 'AdamW', .* 'SGD'",
+        ),
+        ({"param_scheduler": [{"type": "StepLR", "step_size": 2}]}, "its param_schedulers does not fit"),
+        (
+            {"optim_wrapper.paramwise_cfg": {"custom_keys": {"network.0": {"lr_mult": 0.1}}}},
+            "its optimizer does not fit",
+        ),
+        ({"train_dataloader.batch_size": 6}, "its epochs had 5 iterations, and these have 3"),
+    ],
+)
+def test_resuming_another_run_is_refused(tmp_path, unbroken, options, message):
+    with pytest.raises(CheckpointError, match=message):
+        resume(tmp_path, unbroken["epoch"] / "epoch_1.pth", **options)
+
+
+def test_resuming_with_damaged_parts_is_refused(tmp_path, unbroken):
+    whole = load_checkpoint(unbroken["epoch"] / "epoch_1.pth")
+    for part, value, message in (
+        ("meta", {**whole["meta"], "iter": "5"}, "meta: iter: found '5', wanted a whole number"),
+        ("meta", {**whole["meta"], "dataset_length": 20}, "had 20 samples, and this one has 18"),
+        ("message_hub", {}, "its message_hub does not fit"),
+        ("random_states", [], "its random_states does not fit"),
+        ("optimizer", {"state": {}}, "its optimizer does not fit"),
+    ):
+        save_checkpoint({**whole, part: value}, tmp_path / "a.pth")
+        with pytest.raises(CheckpointError, match=message):
+            resume(tmp_path, tmp_path / "a.pth")
+
+
+def test_a_changed_schedule_is_named_and_taken_on_request(tmp_path, unbroken):
+    changed = {"param_scheduler.0.T_max": 30, "optim_wrapper.optimizer.lr": 0.5, "train_cfg.max_epochs": 4}
+    path = unbroken["epoch"] / "epoch_2.pth"
+    (tmp_path / "old").mkdir()
+    old = resume(tmp_path / "old", path, **changed)
+    said = next((tmp_path / "old").glob("*/*.log")).read_text()
+    assert "optim_wrapper.optimizer.lr 0.01 -> 0.5, param_scheduler.0.T_max 15 -> 30; --new-schedule" in said
+    assert "takes from the config what has changed: train_cfg.max_epochs 3 -> 4" in said
+    (tmp_path / "new").mkdir()
+    new = resume(tmp_path / "new", path, new_schedule=True, **changed)
+    (tmp_path / "whole").mkdir()
+    whole = Runner.from_cfg(make_config(tmp_path / "whole", **changed))
+    whole.train()
+    rates = [runner.optim_wrapper.get_lr()["lr"][0] for runner in (old, new, whole)]
+    assert rates[1] == pytest.approx(rates[2]) and rates[0] < 0.01
+
+
+def test_resuming_without_a_pointer_does_not_overwrite(tmp_path, unbroken):
+    shutil.copy(unbroken["epoch"] / "epoch_2.pth", tmp_path)
+    with pytest.raises(CheckpointError, match=r"found epoch_2\.pth but no last_checkpoint: .*overwrite"):
+        resume(tmp_path, None)
+
+
+def test_a_dumped_config_with_weights_of_classes_loads_again(tmp_path):
+    cfg = make_config(tmp_path, **{"model.nan_at": None})
+    cfg.weights = {"of": torch.tensor([1.0, 5.0])}
+    runner = Runner.from_cfg(cfg)
+    runner.cfg.dump(tmp_path / "dumped.py")
+    assert type(cfg).fromfile(tmp_path / "dumped.py").weights["of"] == [1.0, 5.0]

@@ -20,7 +20,7 @@ def tiles(monkeypatch):
     def draw_tiles(pictures, titles, columns, out, heading):
         drawn.update(pictures=pictures, titles=titles, columns=columns, out=out, heading=heading)
 
-    monkeypatch.setattr(tool, "draw_tiles", draw_tiles)
+    monkeypatch.setattr("pointsuite.visualization.draw_tiles", draw_tiles)
     return drawn
 
 

@@ -83,7 +83,8 @@ def test_segmentation(tmp_path, monkeypatch, capfd):
 def test_many_classes_are_drawn_in_part(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        tool, "draw_confusion_matrix", lambda *args, heading: drawn.update(args=args, head=heading)
+        "pointsuite.visualization.draw_confusion_matrix",
+        lambda *args, heading: drawn.update(args=args, head=heading),
     )
     label = np.arange(50)
     prediction = label.copy()

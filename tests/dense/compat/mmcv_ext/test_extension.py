@@ -86,6 +86,8 @@ def test_hints_at_headless_opencv(monkeypatch):
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision knows the addresses itself")
 def test_torchvision_weights_without_torchvision(monkeypatch):
     asked = []
+    monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
+    dense.compat.wheels._serve_torchvision_weights()  # a runner, once imported, has its own way
     monkeypatch.setitem(CheckpointLoader._schemes, "https://", lambda url, device: asked.append(url))
     CheckpointLoader.load_checkpoint("torchvision://resnet50")
     assert asked == ["https://download.pytorch.org/models/resnet50-0676ba61.pth"]

@@ -1,0 +1,128 @@
+"""An error is one line: of the user's with the way out, of ours with the place of the whole report."""
+
+import os
+import re
+import signal
+import sys
+
+import pytest
+from mmengine.registry import Registry
+from torch.utils.data import DataLoader, Dataset
+
+from pointsuite.engine import command
+from pointsuite.engine.errors import UsageError, explain, find_path
+
+
+class Faulty(Dataset):
+    def __init__(self, fault):
+        self.fault = fault
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        self.fault()
+
+
+def refuse():
+    raise UsageError("a.ply: found no vertex, wanted some")
+
+
+def fail():
+    return [][3]
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said", "complete"),
+    [
+        (refuse, "a.ply: found no vertex, wanted some", True),
+        (fail, "IndexError in a worker of the data loader: list index out of range", False),
+        (die, "was killed by the signal Killed; if memory ran out, fewer workers", True),
+    ],
+)
+def test_an_error_in_a_loaders_worker(fault, said, complete):
+    with pytest.raises(Exception) as error:
+        next(iter(DataLoader(Faulty(fault), num_workers=1)))
+    line, done = explain(error.value)
+    assert said in line and "\n" not in line and done is complete
+
+
+TOYS = Registry("toy")
+
+
+@TOYS.register_module()
+class Outer:
+    def __init__(self, inner=None, size=1):
+        self.inner = TOYS.build(inner) if inner else None
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"type": "Outr"}, "my.py: model.0.head.type: found 'Outr', .*; did you mean Outer\\?"),
+        (
+            {"type": "Outer", "sise": 3},
+            "my.py: model.0.head: found sise=3, which Outer .*; did you mean size",
+        ),
+        ({"type": "Outer", "inner": {"type": "Outer", "x": 1}}, "my.py: model.0.head.inner: found x=1"),
+    ],
+)
+def test_what_cannot_be_built_is_named_by_its_key(part, said):
+    config = {"other": {"type": "Else"}, "model": [{"head": part}]}
+    with pytest.raises((KeyError, TypeError)) as error:
+        TOYS.build(dict(part))
+    line, complete = explain(error.value, config, "my.py")
+    assert complete and re.match(said, line), line
+
+
+def test_find_path_prefers_what_is_equal():
+    config = {"a": {"type": "X", "n": 1}, "b": [{"type": "X", "n": 2}]}
+    assert find_path(config, {"type": "X", "n": 2}) == "b.0"
+    assert find_path(config, {"type": "X", "n": 3}) == "a"
+    assert find_path(config, {"type": "Y"}) is None
+
+
+def end(main, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.run(main)
+    said = capsys.readouterr().err
+    return stop.value.code, said
+
+
+def test_what_nobody_foresaw_is_one_line_that_names_the_report(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, said = end(fail, capsys)
+    (report,) = tmp_path.glob("error_*.txt")
+    assert said == "" and "\n" not in code
+    assert "error: IndexError: list index out of range" in code and str(report) in code
+    assert "in fail" in report.read_text() and "--traceback shows it" in code
+
+
+def test_the_whole_report_on_request(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--traceback"])
+    code, said = end(fail, capsys)
+    assert "Traceback" in said and "train.py: error: IndexError" in code
+
+
+def test_ctrl_c_before_training_is_one_line(capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    assert end(interrupt, capsys) == (130, "\ninterrupted\n")
+
+
+def test_numbers_of_options(capsys):
+    parser = command.build_parser("")
+    for text in ("-1", "4294967296", "x"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["a.py", "--seed", text])
+        assert f"--seed: found {text!r}, wanted a whole number from 0 to" in capsys.readouterr().err
+    for text in ("nan", "-1", "0", "inf"):
+        with pytest.raises(command.argparse.ArgumentTypeError, match="wanted a number above 0"):
+            command.positive(text)
+    assert command.positive("2.5") == 2.5 and command.whole(1)("3") == 3
