@@ -23,7 +23,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from torch import Tensor, nn
 
-from pointsuite.engine.predictor import Predictor, resolve_types
+from pointsuite.engine.predictor import Prediction, Predictor, resolve_types
 from pointsuite.engine.zoo import ZOO
 from pointsuite.io import SUFFIXES, read_points
 from pointsuite.io.point_file import PointFile, checked
@@ -36,16 +36,6 @@ from pointsuite.transforms import PackPoints, SamplePoints
 MESH_POINTS = 1024  # sampled on a mesh where nothing says how many points the network was trained on
 NEIGHBOURS = 32  # of a point whose normal is estimated
 UNIT = 0.05  # how far from 1 a normal's length may be
-
-
-class Prediction(NamedTuple):
-    """What a classifier says about one cloud."""
-
-    name: str  # of the most probable class
-    probability: float  # of that class
-    label: int  # its number
-    probabilities: np.ndarray  # float32 (classes,), of all classes; they add to 1
-    classes: tuple[str, ...]
 
 
 class PartPrediction(NamedTuple):

@@ -50,7 +50,7 @@ def difference(found, wanted) -> float:
     """Of two outputs, relative to the size of the second."""
     pairs = list(zip(tensors(found), tensors(wanted), strict=True))
     assert pairs
-    return max(((f.float() - w.float()).norm() / w.float().norm()).item() for f, w in pairs)
+    return max(((f.double() - w.double()).norm() / w.double().norm()).item() for f, w in pairs)
 
 
 def gradients(network: nn.Module, inputs: tuple) -> dict[str, Tensor | None]:
@@ -58,9 +58,9 @@ def gradients(network: nn.Module, inputs: tuple) -> dict[str, Tensor | None]:
     outputs = tensors(network(*inputs))
     torch.manual_seed(1)
     loss = sum((y * torch.randn_like(y)).sum() for y in outputs)
-    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return dict(zip(parameters, found, strict=True))
+    network.zero_grad(set_to_none=True)
+    loss.backward()  # not torch.autograd.grad, which some libraries' checkpointing does not allow
+    return {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
 
 
 # ------------------------------------------------------------------------------------------------- checks
@@ -91,10 +91,31 @@ def check_gradients(network, cls, tmp_path):
 @torch.no_grad()
 def check_batch_independence(network, cls, tmp_path):
     inputs = examples(network, cls, 4)
+    if batch_effect(network, inputs) < 2e-5:
+        return
+    # the order of sums depends on the batch; where a network chooses by its numbers, as queries or keys, their
+    # rounding in float32 may choose others
+    assert batch_effect(copy.deepcopy(network).double(), in_float64(inputs)) < 1e-9
+
+
+def in_float64(inputs: tuple) -> list:
+    return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
+
+
+def batch_effect(network, inputs) -> float:
+    """The largest change of a sample's outputs by the samples beside it."""
     whole = tensors(network(*inputs))
+    found = []
     for first, last in ((0, 1), (1, 2), (2, 3), (3, 4), (0, 2), (0, 3)):
-        part = tensors(network(*(x[first:last] for x in inputs)))
-        assert difference(part, [y[first:last] for y in whole]) < 2e-5, (first, last)
+        parts = tensors(network(*(x[first:last] for x in inputs)))
+        found.append(difference(parts, [cut(y, part, first) for y, part in zip(whole, parts, strict=True)]))
+    return max(found)
+
+
+def cut(whole, part, first):
+    """The samples from ``first`` on; their axis is that by which the outputs differ."""
+    axis = next(i for i, sizes in enumerate(zip(whole.shape, part.shape, strict=True)) if len(set(sizes)) > 1)
+    return whole.narrow(axis, first, part.shape[axis])
 
 
 @torch.no_grad()
@@ -120,16 +141,27 @@ def check_round_trip(network, cls, tmp_path):
 
 def check_checkpointing(network, cls, tmp_path):
     """``with_cp`` changes no gradient; a network that has no such switch passes."""
-    plain, saving = copy.deepcopy(network).train(), copy.deepcopy(network).train()
-    switches = [module for module in saving.modules() if hasattr(module, "with_cp")]
-    for module in switches:
-        module.with_cp = True
-    if not switches:
+    if not any(hasattr(module, "with_cp") for module in network.modules()):
         return
     inputs = examples(network, cls, 4)
-    found = gradients(saving, inputs)
-    for name, gradient in gradients(plain, inputs).items():
-        torch.testing.assert_close(found[name], gradient, msg=name)
+    if checkpointing_effect(network, inputs) < 1e-4:
+        return
+    # where rounding is enlarged, as by logits of 1e6, float32 tells nothing
+    assert checkpointing_effect(copy.deepcopy(network).double(), in_float64(inputs)) < 1e-6
+
+
+def checkpointing_effect(network, inputs) -> float:
+    """The largest change of a parameter's gradient, relative to its size."""
+    plain, saving = (copy.deepcopy(network).train() for _ in range(2))
+    for module in saving.modules():
+        if hasattr(module, "with_cp"):
+            module.with_cp = True
+    wanted, found = gradients(plain, inputs), gradients(saving, inputs)
+    assert {name for name in wanted if wanted[name] is None} == {
+        name for name in found if found[name] is None
+    }
+    pairs = [(found[name], wanted[name]) for name in wanted if wanted[name] is not None]
+    return max(((f - w).norm() / w.norm().clamp(min=1e-12)).item() for f, w in pairs)
 
 
 def check_packs(network, cls, tmp_path):

@@ -56,7 +56,7 @@ def test_names():
     for system, cls in SYSTEMS.items():
         assert system in cls.__module__.split("."), f"{system} lies in {cls.__module__}"
     names = {*pointsuite.list_models(), *dense.list_models()}
-    for system, cls in SYSTEMS.items():
+    for cls in SYSTEMS.values():
         for arch in cls.archs:
             assert cls.model_name(arch) in names
 

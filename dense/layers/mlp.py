@@ -1,4 +1,4 @@
-"""The two-layer perceptron of transformer blocks."""
+"""The two-layer MLP of transformer blocks."""
 
 from torch import Tensor, nn
 

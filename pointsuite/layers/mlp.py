@@ -1,4 +1,4 @@
-"""Blocks of every network of points: checked input, shared perceptrons, a head that classifies.
+"""Blocks of every network of points: checked input, shared MLPs, a head that classifies.
 
 Tensors are channels-last, so that a 1x1 convolution is a matrix product. A linear map right before a batch
 norm has no bias: it would have no effect and no gradient.
@@ -50,7 +50,7 @@ class ChannelNorm(nn.BatchNorm1d):
 def mlp(*channels: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear, batch norm and activation from each width to the next, for any leading axes.
 
-    Applied to points (..., channels[0]) -> (..., channels[-1]), it is the shared perceptron of PointNet.
+    Applied to points (..., channels[0]) -> (..., channels[-1]), it is the shared MLP of PointNet.
     """
     layers = []
     for before, after in zip(channels, channels[1:], strict=False):

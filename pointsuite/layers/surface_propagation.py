@@ -17,7 +17,7 @@ class SurfacePropagation(nn.Module):
         in_channels: channels of the coarse points.
         conv_channels: channels of the surface convolution.
         skip_channels: channels that the fine points carry already, 0 for none.
-        mlp_channels: widths of the perceptron behind, on the convolution's and the skipped channels together.
+        mlp_channels: widths of the MLP behind, on the convolution's and the skipped channels together.
         embed_channels: width of the embedded surface features.
     """
 

@@ -1,4 +1,4 @@
-"""PointNet: one perceptron shared by all points, and their maximum.
+"""PointNet: one MLP shared by all points, and their maximum.
 
 Paper: Qi, Su, Mo, Guibas, "PointNet: Deep Learning on Point Sets for 3D Classification and Segmentation",
 CVPR 2017, arXiv 1612.00593.
@@ -40,8 +40,8 @@ class PointNetClassifier(CoordinateNetwork):
         num_classes: classes.
         in_channels: 6, or 3 to take coordinates only, as published. The input transform reads all channels;
             its matrix is applied to coordinates and normals alike.
-        channels: of the perceptron before the feature transform.
-        global_channels: of the perceptron after it, whose maximum over the points describes the cloud.
+        channels: of the MLP before the feature transform.
+        global_channels: of the MLP after it, whose maximum over the points describes the cloud.
         transform_channels, transform_hidden: of both transform nets, before and after their maximum.
         head_dims, dropout: hidden widths of the classifying head, and the dropout after each.
         regularizer_weight: of the feature transform's distance from an orthogonal matrix in the loss.

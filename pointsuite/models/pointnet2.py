@@ -24,13 +24,13 @@ from .base import CoordinateNetwork
 
 
 class BallPointNet(nn.Module):
-    """One scale: a perceptron of [offset from the centre, values] of the points of a ball, and its maximum.
+    """One scale: an MLP of [offset from the centre, values] of the points of a ball, and its maximum.
 
     Args:
         radius: of the ball around each centre.
         neighbours: most points of a ball.
         in_channels: of the points' values, 0 for none.
-        channels: of the perceptron.
+        channels: of the MLP.
     """
 
     def __init__(self, radius: float, neighbours: int, in_channels: int, channels: Sequence[int]):
@@ -71,7 +71,7 @@ class PointNet2Classifier(CoordinateNetwork):
         arch: "ssg" (single-scale grouping), "msg" (multi-scale grouping), or a dict as those in ``archs``:
             one entry a level, in it one entry a scale. Radii are for clouds in the unit sphere.
         in_channels: 6, or 3 to take coordinates only.
-        global_channels: of the last perceptron, over all centres of the last level.
+        global_channels: of the last MLP, over all centres of the last level.
         head_dims, dropout: hidden widths of the classifying head, and the dropout after each.
 
     Raises:

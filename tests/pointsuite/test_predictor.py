@@ -413,7 +413,7 @@ def test_a_config_with_objects_still_saves(tmp_path):
 
 
 def test_a_splat_whose_normals_are_zero_gets_others_on_request(checkpoint, clouds, tmp_path):
-    """Files of splats hold normals of length 0: refused with the way out, which works for files and arrays."""
+    """Files of splats hold normals of length 0: refused with the way out, which works for arrays, too."""
     splat = np.concatenate([clouds[0][:, :3], np.zeros((len(clouds[0]), 3))], 1)
     np.save(tmp_path / "splat.npy", splat)
     classify = pointsuite.Classifier(checkpoint, columns="x y z nx ny nz")

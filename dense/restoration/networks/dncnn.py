@@ -21,7 +21,7 @@ class DnCNN(RestorationNetwork):
     """The image less the noise that is found in it: (B, in_channels, H, W) to the same, of any size.
 
     A convolution and ReLU, ``depth`` - 2 convolutions with batch norm and ReLU, a convolution; all 3 x 3.
-    Weights start normal (He et al., by the channels that go out), so those of the weighted network, drawn
+    Weights start normal (He et al., fan_out), so those of the weighted network, drawn
     with the same seed, are those of its plain twin.
 
     Args:

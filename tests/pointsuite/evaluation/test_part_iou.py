@@ -4,7 +4,7 @@ import torch
 from mmengine.evaluator import Evaluator
 
 from pointsuite.datasets import PointDataSample
-from pointsuite.evaluation import restrict_to_parts, shape_iou
+from pointsuite.evaluation import PartIoU, restrict_to_parts, shape_iou
 from pointsuite.registry import METRICS
 
 

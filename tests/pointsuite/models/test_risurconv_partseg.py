@@ -36,7 +36,7 @@ def network():
 def test_published_size():
     published = 4_063_730
     network = pointsuite.create_model("risurconv_partseg")
-    # Biases before a batch norm are left out: four a layer, one a perceptron, one in the head.
+    # Biases before a batch norm are left out: four a layer, one an MLP, one in the head.
     widths = [64, 128, 256, 512, 512, 512, 256, 128]  # of the surface convolutions
     left_out = sum(64 + 3 * width for width in widths) + 512 + 256 + 128 + 128
     assert sum(p.numel() for p in network.parameters()) == published - left_out

@@ -16,13 +16,13 @@ from pointsuite.engine.network import results
 from ....base.configured import ConfiguredNetwork
 from ....registry import MODELS, ZOO
 from ...samples import make_samples
-from .head import init_perceptron
+from .head import init_mlp
 from .plugins import RelationDinoDecoder
 from .weights import COCO_IDS, convert
 
 
 class MemoryFusionEncoder(DeformableDetrTransformerEncoder):
-    """The encoder of Deformable DETR, whose output is a perceptron of its input and all layers' outputs."""
+    """The encoder of Deformable DETR, whose output is an MLP of its input and all layers' outputs."""
 
     def _init_layers(self) -> None:
         super()._init_layers()
@@ -148,8 +148,8 @@ class RelationDETR(ConfiguredNetwork, DINO):
         for module in self.modules():
             if isinstance(module, MultiScaleDeformableAttention):
                 module.init_weights()
-        init_perceptron(self.decoder.ref_point_head)
-        init_perceptron(self.decoder.query_scale)
+        init_mlp(self.decoder.ref_point_head)
+        init_mlp(self.decoder.query_scale)
         self.bbox_head.init_weights()
 
     def init_weights(self) -> None:

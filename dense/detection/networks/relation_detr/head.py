@@ -87,7 +87,7 @@ class RelationDETRHead(DINOHead):
         for branch in classifiers:
             nn.init.constant_(branch.bias, bias_init_with_prob(0.01))
         for branch in regressors:
-            init_perceptron(branch)
+            init_mlp(branch)
             nn.init.zeros_(branch[-1].weight)
 
     def forward(self, hidden_states: Tensor, references: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ def _box_branch(dims: int, layers: int) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(dims, 4))
 
 
-def init_perceptron(module: nn.Module) -> None:
+def init_mlp(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)

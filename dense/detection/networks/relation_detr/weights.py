@@ -41,9 +41,9 @@ def _rules(state_dict: Mapping[str, Tensor]) -> list[tuple[str, str | None]]:
         (r"encoder_class_head\.(.*)", rf"bbox_head.cls_branches.{layers}.\1"),
         (r"hybrid_class_head\.(.*)", r"bbox_head.hybrid_cls_branch.\1"),
         (r"decoder\.class_head\.(.*)", r"bbox_head.cls_branches.\1"),
-        *_perceptron_rules(r"encoder_bbox_head", f"reg_branches.{layers}"),
-        *_perceptron_rules(r"hybrid_bbox_head", "hybrid_reg_branch"),
-        *_perceptron_rules(r"decoder\.bbox_head\.(\d+)", r"reg_branches.\1", 2),
+        *_mlp_rules(r"encoder_bbox_head", f"reg_branches.{layers}"),
+        *_mlp_rules(r"hybrid_bbox_head", "hybrid_reg_branch"),
+        *_mlp_rules(r"decoder\.bbox_head\.(\d+)", r"reg_branches.\1", 2),
         (r"decoder\.position_relation_embedding\.pos_proj\.0\.(.*)", r"decoder.relation.proj.\1"),
         (layer + r"linear1\.(.*)", r"\1.layers.\2.ffn.layers.0.0.\3"),
         (layer + r"linear2\.(.*)", r"\1.layers.\2.ffn.layers.1.\3"),
@@ -67,5 +67,5 @@ def _in_order(state_dict: Mapping[str, Tensor], pattern: str) -> list[str]:
     return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
 
 
-def _perceptron_rules(theirs: str, ours: str, group: int = 1) -> list[tuple[str, str]]:
+def _mlp_rules(theirs: str, ours: str, group: int = 1) -> list[tuple[str, str]]:
     return [(rf"{theirs}\.layers\.{i}\.(.*)", rf"bbox_head.{ours}.{2 * i}.\{group}") for i in range(3)]

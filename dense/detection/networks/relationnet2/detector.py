@@ -34,7 +34,6 @@ class RelationNet2(ConfiguredNetwork, SingleStageDetector):
     code = "microsoft/RelationNet2"
     licence = "MIT"
     library = DETECTORS
-    exempt = {"bfloat16": "keys are the points of the highest scores, and rounding chooses others"}
     archs = {
         "retinanet_r50": {"config": "relationnet2/relationnet2-retinanet_r50_8xb2-1x_coco.py"},
         "retinanet_x101_dcn": {"config": "relationnet2/relationnet2-retinanet_x101-dcn_8xb2-ms-20e_coco.py"},

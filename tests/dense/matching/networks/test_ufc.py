@@ -74,12 +74,12 @@ def naive_self_attention(isa, features, cost):
     d, c = (torch.cat(parts, -1) for parts in zip(*heads, strict=True))
     features, cost = features + isa.o_d(d), cost + isa.o_c(c)
 
-    def perceptron(ffn, x):
+    def mlp(ffn, x):
         return F.linear(F.gelu(F.linear(x, *ffn.fc1.parameters())), *ffn.fc2.parameters())
 
     return (
-        features + perceptron(isa.ffn_d, isa.norm_d2(features)),
-        cost + perceptron(isa.ffn_c, isa.norm_c2(cost)),
+        features + mlp(isa.ffn_d, isa.norm_d2(features)),
+        cost + mlp(isa.ffn_c, isa.norm_c2(cost)),
     )
 
 

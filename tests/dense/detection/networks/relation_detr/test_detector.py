@@ -190,7 +190,7 @@ def test_schedules(config, epochs, step):
 # ------------------------------------------------------------------------------------------------ encoder
 
 
-def test_memory_fusion_is_a_perceptron_of_all_states():
+def test_memory_fusion_is_an_mlp_of_all_states():
     detector = spread(build(read_model(CONFIG)))
     encoder, states = detector.encoder, []
     for layer in encoder.layers:
