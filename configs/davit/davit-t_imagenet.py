@@ -84,8 +84,8 @@ param_scheduler = [
     dict(
         type="CosineAnnealingLR",
         begin=5,
-        end=max_epochs,
-        T_max=max_epochs - 5,
+        end=max(max_epochs, 6),
+        T_max=max(max_epochs - 5, 1),
         eta_min=1e-5,
         convert_to_iter_based=True,
     ),

@@ -58,5 +58,11 @@ val_evaluator = test_evaluator
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.04, begin=0, end=1, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", begin=1, end=max_epochs, T_max=max_epochs - 1, convert_to_iter_based=True),
+    dict(
+        type="CosineAnnealingLR",
+        begin=1,
+        end=max(max_epochs, 2),
+        T_max=max(max_epochs - 1, 1),
+        convert_to_iter_based=True,
+    ),
 ]

@@ -58,6 +58,12 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, begin=0, end=1, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", begin=1, end=max_epochs, T_max=max_epochs - 1, convert_to_iter_based=True),
+    dict(
+        type="CosineAnnealingLR",
+        begin=1,
+        end=max(max_epochs, 2),
+        T_max=max(max_epochs - 1, 1),
+        convert_to_iter_based=True,
+    ),
 ]
 default_hooks = dict(logger=dict(interval=50))

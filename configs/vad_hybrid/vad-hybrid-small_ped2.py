@@ -17,7 +17,13 @@ train_cfg = dict(_delete_=True, type="IterBasedTrainLoop", max_iters=max_iters, 
 optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=100, end=max_iters, T_max=max_iters - 100),
+    dict(
+        type="CosineAnnealingLR",
+        by_epoch=False,
+        begin=100,
+        end=max(max_iters, 101),
+        T_max=max(max_iters - 100, 1),
+    ),
 ]
 default_hooks = dict(
     logger=dict(log_metric_by_epoch=False),

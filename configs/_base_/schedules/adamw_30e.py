@@ -10,5 +10,11 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.04, begin=0, end=4, convert_to_iter_based=True),
-    dict(type="CosineAnnealingLR", begin=4, end=max_epochs, T_max=max_epochs - 4, convert_to_iter_based=True),
+    dict(
+        type="CosineAnnealingLR",
+        begin=4,
+        end=max(max_epochs, 5),
+        T_max=max(max_epochs - 4, 1),
+        convert_to_iter_based=True,
+    ),
 ]

@@ -95,6 +95,7 @@ def end(main, capsys):
 
 def test_what_nobody_foresaw_is_one_line_that_names_the_report(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(command, "_current", {})  # no run before this
     code, said = end(fail, capsys)
     (report,) = tmp_path.glob("error_*.txt")
     assert said == "" and "\n" not in code
