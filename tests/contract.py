@@ -93,8 +93,8 @@ def check_batch_independence(network, cls, tmp_path):
     inputs = examples(network, cls, 4)
     if batch_effect(network, inputs) < 2e-5:
         return
-    # the order of sums depends on the batch; where a network chooses by its numbers, as queries or keys, their
-    # rounding in float32 may choose others
+    # the order of sums depends on the batch; where a network chooses by its numbers, as queries or keys,
+    # their rounding in float32 may choose others
     assert batch_effect(copy.deepcopy(network).double(), in_float64(inputs)) < 1e-9
 
 

@@ -402,7 +402,7 @@ def test_on_a_gpu(checkpoint, clouds, classify):
 
 def test_a_config_with_objects_still_saves(tmp_path):
     """What cannot be stored as plain data is left out; training goes on."""
-    from pointsuite.engine.runner.runner import _describe_use
+    from pointsuite.engine.runner.resume import _describe_use
 
     loader = {"dataset": {"pipeline": [lambda sample: sample]}}
     assert _describe_use({"model": {"network": torch.nn.Linear(1, 1)}, "test_dataloader": loader}) == {

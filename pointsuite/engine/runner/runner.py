@@ -3,10 +3,6 @@
 import os
 import shutil
 import sys
-import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
@@ -20,10 +16,9 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
-from mmengine.dist import all_gather_object, all_reduce, is_distributed, is_main_process
-from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.dist import is_distributed
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import FUNCTIONS, HOOKS, LOOPS, OPTIMIZERS, Registry
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
@@ -32,19 +27,14 @@ from torch.utils.data import DataLoader
 from pointsuite.registry import RUNNERS
 
 from ..checkpoint import (
-    CheckpointError,
-    find_latest_checkpoint,
-    find_state_dict,
     load_checkpoint,
-    load_state_dict,
-    save_checkpoint,
-    to_plain,
 )
-from ..errors import UsageError, nearest, one_line
-from ..randomness import get_random_state, seed_everything, set_random_state
+from ..errors import UsageError, nearest
+from ..randomness import seed_everything
 from ..sync_batch_norm import allow_cpu, synchronize_batch_norms
 from .hooks import StopRequest
 from .loops import EpochBasedTrainLoop
+from .resume import Resumable
 
 DEFAULT_HOOKS = {
     "checkpoint": {"type": "pointsuite.CheckpointHook", "interval": 1},
@@ -71,7 +61,7 @@ for _scheme in list(CheckpointLoader._schemes):
 
 
 @RUNNERS.register_module()
-class Runner(mmengine.runner.Runner):
+class Runner(Resumable, mmengine.runner.Runner):
     """A run that continues after ``--resume`` to the same weights as if it had never stopped.
 
     On the same hardware, with as many threads and processes, that is exact if a sample depends on (seed,
@@ -235,293 +225,6 @@ class Runner(mmengine.runner.Runner):
                     ) from error
                 raise
 
-    # ------------------------------------------------------------------------------------ checkpoints
-
-    @property
-    def _bare_model(self) -> nn.Module:
-        return self.model.module if is_model_wrapper(self.model) else self.model
-
-    def save_checkpoint(
-        self,
-        out_dir: str,
-        filename: str,
-        file_client_args: dict | None = None,
-        save_optimizer: bool = True,
-        save_param_scheduler: bool = True,
-        meta: dict | None = None,
-        by_epoch: bool = True,
-        backend_args: dict | None = None,
-    ) -> None:
-        """See MMEngine; called in every process, writes in the main one, to the local file system only."""
-        random_states = all_gather_object(to_plain(get_random_state()))
-        gradients = self._accumulated_gradients()
-        if not is_main_process():
-            return
-        loop = self.train_loop
-        meta = dict(meta or {})
-        meta.setdefault("epoch", self.epoch + by_epoch)  # the hooks after an epoch run before it is counted
-        meta.setdefault("iter", self.iter + (not by_epoch))
-        meta["batch"] = 0 if by_epoch else getattr(loop, "batch", 0)
-        meta["epoch_length"] = len(loop.dataloader)
-        meta["dataset_length"] = len(loop.dataloader.dataset)
-        meta.update(
-            cfg=self.cfg.pretty_text,
-            **_describe_use(self.cfg.to_dict()),
-            training=_describe_training(self.cfg.to_dict()),
-            seed=self.seed,
-            experiment_name=self.experiment_name,
-            world_size=self.world_size,
-            time=time.strftime("%Y%m%d_%H%M%S"),
-            mmengine_version=mmengine.__version__,
-            dataset_meta=getattr(loop.dataloader.dataset, "metainfo", None),
-        )
-        checkpoint = {
-            "meta": meta,
-            "state_dict": self._bare_model.state_dict(),
-            "message_hub": self._message_hub_state(),
-            "random_states": random_states,
-        }
-        if save_optimizer:
-            checkpoint["optimizer"] = self.optim_wrapper.state_dict()
-            checkpoint["gradients"] = gradients
-        if save_param_scheduler and self.param_schedulers is not None:
-            checkpoint["param_schedulers"] = _map_schedulers(
-                lambda scheduler: scheduler.state_dict(), self.param_schedulers
-            )
-        self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
-        save_checkpoint(checkpoint, Path(out_dir) / filename)
-
-    def _accumulated_gradients(self) -> dict[str, torch.Tensor]:
-        """Gradients that wait for the optimiser's next step, by parameter: their mean over the processes."""
-        gradients = {
-            name: parameter.grad.clone()
-            for name, parameter in self._bare_model.named_parameters()
-            if parameter.grad is not None
-        }
-        for gradient in gradients.values():
-            all_reduce(gradient, "mean")
-        return gradients
-
-    def _message_hub_state(self) -> dict[str, Any]:
-        state = self.message_hub.state_dict()
-        scalars = {
-            key: {"history": buffer.data[0], "counts": buffer.data[1], "max_length": buffer.max_length}
-            for key, buffer in state["log_scalars"].items()
-        }
-        info = {}
-        for key, value in state["runtime_info"].items():
-            try:
-                info[key] = to_plain(value, key)
-            except CheckpointError as error:
-                self.logger.warning(f"The message hub's {error}; the checkpoint goes without it.")
-        resumed = dict.fromkeys([*scalars, *info], True)
-        return {"log_scalars": scalars, "runtime_info": info, "resumed_keys": resumed}
-
-    def _load_message_hub(self, state: dict[str, Any]) -> None:
-        scalars = {
-            key: HistoryBuffer(buffer["history"].numpy(), buffer["counts"].numpy(), buffer["max_length"])
-            for key, buffer in state["log_scalars"].items()
-        }
-        self.message_hub.load_state_dict({**state, "log_scalars": scalars})
-
-    def load_checkpoint(
-        self, filename: str, map_location: Any = "cpu", strict: bool = True, revise_keys: Any = None
-    ) -> dict[str, Any]:
-        """Load the weights of ``filename``, a path or a URL with its digest; returns all that is in it.
-
-        Raises:
-            CheckpointError: the file is not safe or not whole, or its keys or shapes are not the model's.
-        """
-        checkpoint = load_checkpoint(filename, map_location)
-        state = find_state_dict(checkpoint, str(filename))
-        checkpoint = checkpoint if "state_dict" in checkpoint else {}
-        checkpoint["state_dict"] = state
-        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_state_dict(self._bare_model, checkpoint["state_dict"], strict, str(filename))
-        self._has_loaded = True
-        self.logger.info(f"Loaded the weights of {filename}")
-        return checkpoint
-
-    def load_or_resume(self) -> None:
-        if self._has_loaded:
-            return
-        if not self._resume:
-            if self._load_from is not None:
-                self.load_checkpoint(self._load_from)
-            return
-        path = self._load_from or find_latest_checkpoint(self.work_dir)
-        if path is None:
-            if found := sorted(file.name for file in Path(self.work_dir).glob("*.pth")):
-                raise CheckpointError(
-                    f"{self.work_dir}: found {', '.join(found[:6])} but no last_checkpoint: a new training "
-                    "would overwrite them; give --resume the checkpoint to continue, or another --work-dir"
-                )
-            self.logger.warning(f"{self.work_dir} holds no checkpoint to resume from: training starts anew.")
-        else:
-            self.resume(path)
-
-    def resume(
-        self,
-        filename: str | os.PathLike,
-        resume_optimizer: bool = True,
-        resume_param_scheduler: bool = True,
-        map_location: Any = "cpu",
-    ) -> None:
-        """Continue the run that saved ``filename``.
-
-        Weights, the optimiser's state, learning rates and schedule are the checkpoint's; data, number of
-        epochs and hooks are the config's. With ``new_schedule=True`` in the config, learning rates and the
-        schedule are the config's, too, at the place where the run is.
-
-        Raises:
-            CheckpointError: see :meth:`load_checkpoint`; or it holds weights only; or optimiser, schedule,
-                data set or the length of an epoch are others.
-        """
-        checkpoint = self.load_checkpoint(filename, map_location)
-        wanted = ["meta", "message_hub", "random_states"]
-        wanted += ["optimizer"] * resume_optimizer
-        wanted += ["param_schedulers"] * (resume_param_scheduler and self.param_schedulers is not None)
-        if missing := [key for key in wanted if key not in checkpoint]:
-            raise CheckpointError(
-                f"{filename}: has no {', '.join(missing)}: training cannot continue from it, but it can "
-                "start from its weights (load_from)"
-            )
-        meta, loop = checkpoint["meta"], self.train_loop
-        new_schedule = bool(self.cfg.get("new_schedule"))
-        self._check_resumable(filename, meta, new_schedule)
-        if meta["seed"] != self.seed:
-            self.logger.warning(
-                f"{filename} was trained with seed {meta['seed']} and this run has {self.seed}: it will "
-                f"differ from an unbroken run (--seed {meta['seed']} makes them equal)."
-            )
-        with _continuing(filename, "message_hub"):
-            self._load_message_hub(checkpoint["message_hub"])
-        loop._epoch, loop._iter = meta["epoch"], meta["iter"]
-        if resume_optimizer:
-            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-            groups = [group for wrapper in _each(self.optim_wrapper) for group in wrapper.param_groups]
-            given = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-            with _continuing(filename, "optimizer"):
-                self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-                for name, gradient in checkpoint.get("gradients", {}).items():
-                    parameter = self._bare_model.get_parameter(name)
-                    parameter.grad = gradient.to(parameter.device)
-            if new_schedule:
-                groups = [group for wrapper in _each(self.optim_wrapper) for group in wrapper.param_groups]
-                for group, options in zip(groups, given, strict=True):
-                    group.pop("initial_lr", None)
-                    group.update(options)
-        if "param_schedulers" in wanted:
-            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
-            if new_schedule:
-                self._follow_schedule()
-            else:
-                with _continuing(filename, "param_schedulers"):
-                    _map_schedulers(
-                        lambda scheduler, state: scheduler.load_state_dict(state),
-                        self.param_schedulers,
-                        checkpoint["param_schedulers"],
-                    )
-        with _continuing(filename, "random_states"):
-            self._resume_random_state(filename, meta, checkpoint["random_states"])
-        self.logger.info(f"Resumed after iteration {self.iter} of {self.max_iters} (epoch {self.epoch + 1})")
-
-    def _check_resumable(self, filename: Any, meta: dict[str, Any], new_schedule: bool) -> None:
-        """Raise a CheckpointError where the run is another one; say which changes have an effect."""
-        for key in ("epoch", "iter", "batch"):
-            if type(meta.get(key)) is not int or meta[key] < 0:
-                found = one_line(repr(meta.get(key)))[:60]
-                raise CheckpointError(f"{filename}: meta: {key}: found {found}, wanted a whole number")
-        way_out = "--resume continues the same run; load_from starts from its weights"
-        loader, same_processes = self.train_loop.dataloader, meta.get("world_size") in (None, self.world_size)
-        length = meta.get("dataset_length")
-        if length is not None and length != len(loader.dataset):
-            raise CheckpointError(
-                f"{filename}: its data set had {length} samples, and this one has {len(loader.dataset)}: "
-                f"{way_out}"
-            )
-        length = meta.get("epoch_length")
-        if length not in (None, len(loader)) and not meta["batch"] and same_processes:
-            raise CheckpointError(
-                f"{filename}: its epochs had {length} iterations, and these have {len(loader)}: the batch "
-                f"size differs; {way_out}"
-            )
-        before, now = meta.get("training"), _describe_training(self.cfg.to_dict())
-        if not isinstance(before, Mapping):
-            return
-        for key, old, new in _difference(before.get("optim_wrapper"), now["optim_wrapper"], "optim_wrapper"):
-            if key.endswith("optimizer.type"):
-                raise CheckpointError(
-                    f"{filename}: {key}: found {old!r}, and this run has {new!r}: {way_out}"
-                )
-        changed = [
-            (key, f"{key} {old!r} -> {new!r}")
-            for part in now
-            for key, old, new in _difference(before.get(part), now[part], part)
-        ]
-        idle = [text for key, text in changed if not key.startswith("train_cfg") and not new_schedule]
-        if idle:
-            self.logger.warning(
-                f"--resume takes the optimiser's options and the schedule from {filename}, the rest from the "
-                f"config. Changed in the config, and without effect: {', '.join(idle)}; --new-schedule takes "
-                "them."
-            )
-        if taken := [text for _, text in changed if text not in idle]:
-            self.logger.warning(f"--resume takes from the config what has changed: {', '.join(taken)}.")
-
-    def _follow_schedule(self) -> None:
-        """Bring new schedulers to where the run is."""
-        groups = self.param_schedulers
-        schedulers = sum(groups.values(), []) if isinstance(groups, dict) else groups
-        length = len(self.train_loop.dataloader)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they miss the optimiser's steps
-            for i in range(self.iter):
-                for scheduler in schedulers:
-                    if not scheduler.by_epoch or (i + 1) % length == 0:
-                        scheduler.step()
-
-    def _resume_random_state(self, filename: Any, meta: dict[str, Any], states: list[dict[str, Any]]) -> None:
-        loop = self.train_loop
-        if len(states) != self.world_size:
-            self.logger.warning(
-                f"{filename} is of {len(states)} processes and this run has {self.world_size}: it will "
-                "differ from an unbroken run."
-            )
-        state = states[self.rank % len(states)]
-        set_random_state(state)
-        if meta["batch"]:
-            if not isinstance(loop, EpochBasedTrainLoop) or len(loop.dataloader) != meta["epoch_length"]:
-                raise CheckpointError(
-                    f"{filename}: saved after batch {meta['batch']} of {meta['epoch_length']} of an epoch, "
-                    f"which has {len(loop.dataloader)} now: the batch size, data or processes differ"
-                )
-            loop.batch, loop.random_state = meta["batch"], state
-
-
-@contextmanager
-def _continuing(filename: Any, part: str) -> Iterator[None]:
-    """Say which part of a checkpoint does not fit the run."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{filename}: its {part} does not fit this run ({type(error).__name__}: "
-            f"{one_line(error)[:200]}); load_from starts from its weights"
-        ) from error
-
-
-def _each(wrapper: Any) -> list:
-    """Optimiser wrappers, of which a run may have several."""
-    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-
-
-def _items(value: Any, path: str) -> list[tuple[str, Any]]:
-    """What a dict holds, with the keys' paths."""
-    return [(f"{path}.{key}", item) for key, item in value.items()] if isinstance(value, dict) else []
-
 
 def _list_numbers(value: Any) -> Any:
     """A config whose tensors and arrays are lists, changed in place."""
@@ -552,29 +255,6 @@ def _check_loader(loader: DataLoader) -> None:
         )
 
 
-def _difference(before: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Key, old and new value of what differs in two nested values."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in dict.fromkeys((*before, *now)):
-            yield from _difference(before.get(key), now.get(key), f"{path}.{key}")
-    elif isinstance(before, (list, tuple)) and isinstance(now, (list, tuple)) and len(before) == len(now):
-        for i, (old, new) in enumerate(zip(before, now, strict=True)):
-            yield from _difference(old, new, f"{path}.{i}")
-    elif before != now:
-        yield path, before, now
-
-
-def _describe_training(cfg: dict[str, Any]) -> dict[str, Any]:
-    """What decides how a run's weights are changed, as plain data; None where a checkpoint cannot hold it."""
-    described = {key: cfg.get(key) for key in ("optim_wrapper", "param_scheduler", "train_cfg")}
-    for key, value in described.items():
-        try:
-            described[key] = to_plain(value)
-        except CheckpointError:
-            described[key] = None
-    return described
-
-
 def _find(registry: Registry, cfg: Any) -> Any:
     """The class or function that ``cfg`` is to be built from, which MMEngine would find by name in the
     ``_scope_`` that it stamps on what a config inherits; None where ``cfg`` names none.
@@ -587,25 +267,6 @@ def _find(registry: Registry, cfg: Any) -> Any:
             return found
 
 
-def _describe_use(cfg: dict[str, Any]) -> dict[str, Any]:
-    """``model`` and ``pipeline`` (of the test data) as plain data: how to use the weights, without running a
-    config's text. None where the config has none, or where it holds what a checkpoint cannot.
-    """
-    described = {"model": cfg.get("model"), "pipeline": None}
-    for name in ("val", "test"):
-        match cfg.get(f"{name}_dataloader"):
-            case {"dataset": {"pipeline": pipeline}}:
-                described["pipeline"] = pipeline
-    for key, value in described.items():
-        try:
-            described[key] = to_plain(value)
-        except CheckpointError:  # objects that a caller put into the config
-            described[key] = None
-    return described
-
-
-def _map_schedulers(function, *schedulers):
-    """Apply ``function`` to parallel lists of schedulers, or to dicts of lists (of several optimisers)."""
-    if isinstance(schedulers[0], dict):
-        return {key: _map_schedulers(function, *(part[key] for part in schedulers)) for key in schedulers[0]}
-    return [function(*group) for group in zip(*schedulers, strict=True)]
+def _items(value: Any, path: str) -> list[tuple[str, Any]]:
+    """What a dict holds, with the keys' paths."""
+    return [(f"{path}.{key}", item) for key, item in value.items()] if isinstance(value, dict) else []
