@@ -172,8 +172,15 @@ def check_packs(network, cls, tmp_path):
 @torch.no_grad()
 def check_compile(network, cls, tmp_path):
     inputs = examples(network, cls, 2)
+    if compilation_effect(network, inputs) < 1e-5:
+        return
+    # where rounding is enlarged, as by a softmax of low temperature, float32 tells nothing
+    assert compilation_effect(copy.deepcopy(network).double(), in_float64(inputs)) < 1e-9
+
+
+def compilation_effect(network, inputs) -> float:
     compiled = torch.compile(network, backend="aot_eager")  # the default one wants a C++ compiler
-    assert difference(compiled(*inputs), network(*inputs)) < 1e-5
+    return difference(compiled(*inputs), network(*inputs))
 
 
 CHECKS = {

@@ -17,6 +17,12 @@ from pointsuite.engine.zoo import ZOO as CLOUD_ZOO
 from .contract import CHECKS, SLOW, SYMMETRIES, build, examples, fulfil
 
 SYSTEMS = {**CLOUD_ZOO.systems(), **ZOO.systems()}
+BACKBONES = [system for system, cls in SYSTEMS.items() if issubclass(cls, BaseBackbone)]
+# a backbone is a classifier, and alone it gives maps
+SUBJECTS = {
+    **{system: (cls, {}) for system, cls in SYSTEMS.items()},
+    **{f"{system}:maps": (SYSTEMS[system], {"features_only": True}) for system in BACKBONES},
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +30,13 @@ def networks():
     return {}
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("check", [pytest.param(c, marks=[pytest.mark.slow] * (c in SLOW)) for c in CHECKS])
-def test_contract(system, check, networks, tmp_path):
-    cls = SYSTEMS[system]
-    if system not in networks:
-        networks[system] = build(cls)
-    fulfil(cls, check, lambda: CHECKS[check](networks[system], cls, tmp_path))
+def test_contract(subject, check, networks, tmp_path):
+    cls, options = SUBJECTS[subject]
+    if subject not in networks:
+        networks[subject] = build(cls, **options)
+    fulfil(cls, check, lambda: CHECKS[check](networks[subject], cls, tmp_path))
 
 
 # -------------------------------------------------------------------------------------------------- facts
@@ -62,8 +68,6 @@ def test_names():
 
 
 # ---------------------------------------------------------------------------------- classifiers of images
-
-BACKBONES = [system for system, cls in SYSTEMS.items() if issubclass(cls, BaseBackbone)]
 
 
 @pytest.mark.parametrize("system", BACKBONES)

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from dense import create_model, list_models
 from dense.base import BaseBackbone
 from dense.registry import ZOO
+from pointsuite.engine.checkpoint import CheckpointError, save_checkpoint
 
 BACKBONES = {name: cls for name, cls in ZOO.systems().items() if issubclass(cls, BaseBackbone)}
 SIZE = (64, 64)
@@ -75,3 +77,59 @@ def test_no_classes(net):
 def test_a_negative_number_of_classes_is_refused(net):
     with pytest.raises(ValueError, match="num_classes must not be negative, found -1"):
         build(type(net.backbone), -1)
+
+
+# --------------------------------------------------------------------------------------- others' weights
+
+
+@pytest.fixture
+def davit(tmp_path):
+    """A classifier of 5 classes, and its file."""
+    net = build(BACKBONES["davit"])
+    save_checkpoint(net.state_dict(), tmp_path / "five.pth")
+    return net, net.backbone.spec, tmp_path / "five.pth"
+
+
+def test_a_head_for_other_classes_is_left_as_initialised(davit):
+    net, spec, path = davit
+    with pytest.warns(UserWarning, match=r"five\.pth: left as initialised: head\.fc\.weight, head\.fc\.bias"):
+        found = create_model("davit_tiny", arch=spec, num_classes=3, pretrained=path)
+    own, given = found.state_dict(), net.state_dict()
+    assert own["head.fc.weight"].shape[0] == 3
+    assert all(own[key].equal(given[key]) for key in given if not key.startswith("head.fc."))
+    with pytest.raises(
+        CheckpointError, match=r"2 of another shape: .*; with num_classes=\.\.\., last layers"
+    ):
+        create_model("davit_tiny", arch=spec, pretrained=path)
+    with pytest.raises(CheckpointError, match="does not fit"):  # other stages are no other classes
+        create_model("davit_tiny", arch={**spec, "depths": (1, 1, 2, 1)}, num_classes=3, pretrained=path)
+
+
+@torch.no_grad()
+def test_without_classes_and_features_alone(davit):
+    """A classifier's file goes into what has no classifier."""
+    net, spec, path = davit
+    bare = create_model("davit_tiny", arch=spec, num_classes=0, pretrained=path).eval()
+    x = images()
+    torch.testing.assert_close(bare(x), net.forward_head(net.forward_features(x), pre_logits=True))
+    with pytest.warns(UserWarning, match="left as initialised: norms"):
+        maps = create_model("davit_tiny", arch=spec, features_only=True, pretrained=path)
+    kept = {k: v for k, v in maps.state_dict().items() if not k.startswith("norms.")}
+    assert kept and all(value.equal(net.backbone.state_dict()[key]) for key, value in kept.items())
+
+
+def test_pretrained_without_a_file():
+    with pytest.raises(ValueError, match=r"davit_tiny: pretrained=True, but no weights are shipped; wanted"):
+        create_model("davit_tiny", pretrained=True)
+    assert list_models(pretrained=True) == [] and "davit_tiny" in list_models("davit*")
+
+
+@pytest.mark.parametrize("system", BACKBONES)
+def test_names_of_timm(system):
+    cls = BACKBONES[system]
+    name = cls.model_name(next(iter(cls.archs)))
+    with torch.device("meta"):
+        net = create_model(name, in_chans=1, features_only=True)
+    assert net.in_channels == 1
+    assert net.feature_info.channels() == list(net.out_channels)
+    assert net.feature_info.reduction() == list(net.strides)

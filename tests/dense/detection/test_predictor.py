@@ -320,3 +320,23 @@ def test_what_cannot_be_a_detector(config, weights, tmp_path):
         CheckpointError, match=r"run\.pth: does not say how images are prepared, wanted its config"
     ):
         DetInferencer(tmp_path / "run.pth")
+
+
+def test_files_of_one_name_keep_their_folders(inferencer, tmp_path):
+    """Nothing is overwritten: neither from two folders, nor where endings differ; endings in any case."""
+    colors = {"cam1/0001.jpg": "red", "cam2/0001.jpg": "green", "cam2/0001.png": "blue", "cam2/c.TIF": "red"}
+    for name, color in colors.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(color)).save(tmp_path / "in" / name)
+    files = [tmp_path / "in" / name for name in colors]
+    inferencer(files, batch_size=3, out_dir=str(tmp_path / "out"), no_save_pred=False)
+    assert {str(p.relative_to(tmp_path / "out/vis")) for p in (tmp_path / "out/vis").rglob("*.*")} == {
+        *colors
+    }
+    wanted = {"cam1/0001": 0, "cam2/0001.jpg": 1, "cam2/0001.png": 2, "cam2/c": 0}
+    for name, label in wanted.items():
+        check(json.loads((tmp_path / f"out/preds/{name}.json").read_text()), label)
+    assert len([*(tmp_path / "out/preds").rglob("*.json")]) == len(colors)
+    (tmp_path / "in/cam2/notes.txt").touch()
+    with pytest.warns(UserWarning, match=r"cam2: passed over, .*: notes\.txt"):
+        assert len(inferencer(tmp_path / "in/cam2")["predictions"]) == 3

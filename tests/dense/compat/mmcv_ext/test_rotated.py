@@ -121,3 +121,24 @@ def test_active_rotated_filter():
     found = active_rotated_filter(filters, indices)
     assert torch.equal(found, wanted.view(out * rotations, planes * orientations, size, size))
     assert torch.autograd.gradcheck(lambda x: active_rotated_filter(x, indices), (filters,))
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_box_with_nan_suppresses_nothing(place):
+    """Nor is it suppressed: as mmcv's compiled kernels, whose comparison with NaN is false."""
+    boxes = torch.tensor(
+        [[50.0, 50, 20, 10, 0.1], [100, 100, 20, 10, 0], [10, 10, 8, 8, 0.3], [10, 10, 8, 8, 0.3]]
+    )
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6])
+    for bad in (0, 1):
+        broken = boxes.clone()
+        broken[bad, place] = torch.nan
+        assert nms_rotated(broken, scores, 0.5)[1].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_a_quadrilateral_with_nan_suppresses_nothing(place):
+    square = torch.tensor([0.0, 0, 10, 0, 10, 10, 0, 10])
+    quads = torch.stack([square, square + 20, square + 40, square + 40])
+    quads[0, place] = torch.nan
+    assert nms_quadri(quads, torch.tensor([0.9, 0.8, 0.7, 0.6]), 0.5)[1].tolist() == [0, 1, 2]

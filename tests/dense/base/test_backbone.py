@@ -1,4 +1,4 @@
-"""What every registered backbone must fulfil: its smallest variant, one block a stage, on small images."""
+"""What every pyramid does besides what tests/test_contract.py asks of all networks."""
 
 import copy
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from dense.backbones import Backbone
 from dense.registry import MODELS
-from pointsuite.engine.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from pointsuite.engine.checkpoint import CheckpointError
 from tests.parity.packs import load
 
 SIZES = ((64, 64), (96, 64))
@@ -88,43 +88,6 @@ def test_any_size_works_or_is_refused_by_name(backbone, size):
         assert all(x.isfinite().all() for x in maps)
 
 
-@torch.no_grad()
-def test_a_sample_alone_equals_it_in_a_batch(backbone, wanted):
-    for i in range(4):
-        assert difference(backbone(images(4)[i : i + 1]), [x[i : i + 1] for x in wanted]) < 1e-5
-    for size in (2, 3):
-        assert difference(backbone(images(4)[:size]), [x[:size] for x in wanted]) < 1e-5
-
-
-@torch.no_grad()
-def test_bfloat16_follows_float32(backbone, wanted):
-    with torch.autocast("cpu", torch.bfloat16):
-        found = backbone(images(4))
-    assert difference([x.float() for x in found], wanted) < 0.05
-
-
-def gradients(module):
-    torch.manual_seed(0)
-    loss = sum((x * torch.randn_like(x)).sum() for x in module(images(4)))
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-    return dict(zip(parameters, found, strict=True))
-
-
-def test_every_parameter_gets_a_gradient(backbone):
-    for name, gradient in gradients(copy.deepcopy(backbone).train()).items():
-        assert gradient is not None and gradient.isfinite().all(), name
-        assert gradient.abs().max() > 0, name
-
-
-def test_checkpointing_changes_no_gradient(backbone):
-    plain, saving = copy.deepcopy(backbone).train(), copy.deepcopy(backbone).train()
-    saving.with_cp = True
-    found = gradients(saving)
-    for name, gradient in gradients(plain).items():
-        torch.testing.assert_close(found[name], gradient, msg=name)
-
-
 def test_frozen_stages(backbone):
     cls = type(backbone)
     frozen = cls(shallow(cls), frozen_stages=1, norm_eval=True).train()
@@ -146,37 +109,6 @@ def test_out_indices(backbone, wanted):
     assert not any(name.startswith(("stages.2.", "downsamples.2.")) for name in names)
     first.load_state_dict({name: backbone.state_dict()[name] for name in names})
     assert difference(first(images(4)), wanted[:2]) < 1e-6
-
-
-@torch.no_grad()
-def test_state_dict_round_trip(backbone, wanted, tmp_path):
-    save_checkpoint(backbone.state_dict(), tmp_path / "weights.pth")
-    other = copy.deepcopy(backbone)
-    for parameter in other.parameters():
-        torch.nn.init.normal_(parameter)
-    other.load_state_dict(load_checkpoint(tmp_path / "weights.pth"))
-    assert all(torch.equal(x, y) for x, y in zip(other(images(4)), wanted, strict=True))
-
-
-def test_classifier(backbone):
-    cls = type(backbone)
-    network = awaken(cls.create(shallow(cls), num_classes=5))
-    outputs = Outputs(network)
-    for name, gradient in gradients(outputs).items():
-        assert gradient is not None and gradient.abs().max() > 0, name
-    logits = outputs.eval()(images(2))[0]
-    assert logits.shape == (2, 5) and logits.isfinite().all()
-
-
-class Outputs(torch.nn.Module):
-    """A network of one output as one of a tuple."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        return (self.network(x),)
 
 
 @pytest.mark.parametrize(
@@ -205,17 +137,6 @@ def test_bad_arguments(backbone, kwargs, message):
 
 def packs_of(cls):
     return sorted((PACKS / (cls.folder or cls.system)).glob("*.json"))
-
-
-def test_has_parity_packs(backbone):
-    assert packs_of(type(backbone))
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_compile(backbone, wanted):
-    compiled = torch.compile(backbone, backend="aot_eager")  # the default one wants a C++ compiler
-    assert difference(compiled(images(4)), wanted) < 1e-5
 
 
 def test_takes_the_backbone_of_a_detector(backbone):
