@@ -16,6 +16,18 @@ from ..registry import MODELS, ZOO
 from .classification import ClassificationNetwork
 
 
+class FeatureInfo(list):
+    """Channels and strides of a backbone's maps, as users of timm ask for them; the finest first."""
+
+    def channels(self) -> list[int]:
+        """Channels of each map."""
+        return [level["num_chs"] for level in self]
+
+    def reduction(self) -> list[int]:
+        """Input pixels to a pixel of each map."""
+        return [level["reduction"] for level in self]
+
+
 class BaseBackbone(Network, BaseModule):
     """What pyramids and token backbones share.
 
@@ -70,6 +82,12 @@ class BaseBackbone(Network, BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels and stride of each output."""
+        levels = zip(self.out_channels, self.strides, strict=True)
+        return FeatureInfo({"num_chs": channels, "reduction": stride} for channels, stride in levels)
 
     # ----------------------------------------------------------------------------------------- classifiers
 

@@ -31,6 +31,11 @@ class ClassificationNetwork(nn.Module):
         return self.backbone.num_features
 
     @property
+    def feature_info(self) -> list[dict[str, int]]:
+        """Channels and stride of the backbone's outputs."""
+        return self.backbone.feature_info
+
+    @property
     def head_hidden_size(self) -> int:
         return self.head.hidden_size
 

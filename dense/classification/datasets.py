@@ -1,6 +1,7 @@
 """Labelled images: folders, list files, Fashion-MNIST, CIFAR."""
 
 import gzip
+import logging
 import os
 import struct
 import tarfile
@@ -8,6 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from mmengine.logging import print_log
 
 from ..base.datasets import SeededDataset
 from ..base.images import SUFFIXES, find_images
@@ -40,14 +42,20 @@ class ImageFolder(SeededDataset):
     """Images in one folder a class, or in a list.
 
     Without ``list_file``, ``data_root/split`` has a folder for each class, with images at any depth; the
-    labels are the classes' places in ``metainfo["classes"]``, by default all folders by name. With it, its
+    labels are the classes' places in ``metainfo["classes"]``, by default all folders by name (of
+    ``class_split``, where that is given: a validation set may lack some). With it, its
     lines are ``path label``, paths relative to ``data_root/split``, labels either all numbers from 0 or all
     names of classes, by default as they come by name.
 
     A sample before the pipeline: ``img_path`` str, ``gt_label`` int, ``sample_idx`` int.
 
+    Args:
+        class_split: the split whose folders are the classes, as ``class_split="train"`` for validation.
+            Classes that are given, so or by ``metainfo``, may have no image here: the log names them.
+
     Raises:
-        OSError: a file or folder is missing, a class has no image, a line or a label is wrong.
+        OSError: a file or folder is missing, a folder is no class of ``class_split`` or, where no classes are
+            given, has no image, a line or a label is wrong.
     """
 
     def __init__(
@@ -55,9 +63,11 @@ class ImageFolder(SeededDataset):
         data_root: str | os.PathLike,
         split: str = "",
         list_file: str | os.PathLike | None = None,
+        class_split: str | None = None,
         **kwargs,
     ):
         self.folder = Path(data_root).expanduser() / split
+        self.class_folder = None if class_split is None else Path(data_root).expanduser() / class_split
         self.list_file = None if list_file is None else Path(list_file).expanduser()
         super().__init__(data_root=str(data_root), **kwargs)
 
@@ -74,17 +84,27 @@ class ImageFolder(SeededDataset):
     def _read_folders(self) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder}: no such folder, wanted one with a folder for each class")
-        wanted = self._metainfo.get("classes")
-        names = tuple(
-            sorted(f.name for f in self.folder.iterdir() if f.is_dir()) if wanted is None else wanted
-        )
-        pairs = [(path, name) for name in names for path in find_images(self.folder / name)]
-        if empty := sorted(set(names) - {name for _, name in pairs}):
+        found, wanted = _folders(self.folder), self._metainfo.get("classes")
+        if isinstance(wanted, str):
+            raise ValueError(f"classes must be a list of names, found {wanted!r}")
+        if wanted is None and self.class_folder is not None:
+            if not self.class_folder.is_dir():
+                raise FileNotFoundError(f"{self.class_folder}: no such folder, wanted that of the classes")
+            wanted = _folders(self.class_folder)
+            if unknown := sorted(set(found) - set(wanted)):
+                folder = self.folder / unknown[0]
+                raise OSError(f"{folder}: not one of the {len(wanted)} classes of {self.class_folder}")
+        names = tuple(found if wanted is None else wanted)
+        pairs = [(p, name) for name in names if name in found for p in find_images(self.folder / name)]
+        empty = sorted(set(names) - {name for _, name in pairs})
+        if not names:
+            raise FileNotFoundError(f"{self.folder}: found no folder, wanted one for each class")
+        if empty and (wanted is None or not pairs):
             raise FileNotFoundError(
                 f"{self.folder / empty[0]}: found no image, wanted some of the kinds {' '.join(SUFFIXES)}"
             )
-        if not pairs:
-            raise FileNotFoundError(f"{self.folder}: found no folder, wanted one for each class")
+        if empty:
+            print_log(f"{self.folder}: no image of {', '.join(empty)}", "current", logging.WARNING)
         return pairs, names
 
     def _read_list(self) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
@@ -104,6 +124,10 @@ class ImageFolder(SeededDataset):
         if top >= len(names):
             raise OSError(f"{self.list_file}: found the label {top}, wanted 0 to {len(names) - 1}")
         return [(path, names[int(label)]) for path, label in pairs], names
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
 
 
 @DATASETS.register_module()

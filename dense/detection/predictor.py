@@ -2,10 +2,14 @@
 
 import copy
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
+import mmcv
+import mmengine
 import numpy as np
 import torch
 from mmdet.apis import DetInferencer as StockInferencer
@@ -19,6 +23,7 @@ from torch import nn
 
 from ..base.configured import ConfiguredPredictor
 from ..base.images import to_colour
+from ..base.task import group_by_shape
 
 
 class DetInferencer(ConfiguredPredictor, StockInferencer):
@@ -32,6 +37,10 @@ class DetInferencer(ConfiguredPredictor, StockInferencer):
 
     - Grey images get three equal channels, alpha is dropped, of 16 bits the higher 8 count, palettes are
       looked up. Files are turned upright as their EXIF orientation says; boxes are of the upright image.
+    - What is found in an image is the same alone and in any batch: only images of one size, after resizing,
+      go through the network together, so that none is padded for another.
+    - ``out_dir`` gets ``vis/`` and ``preds/``, in which files keep their paths below the folder that they
+      have in common. Where images differ in their endings only, the predictions' names keep these.
     - Weights are read without running code from the file, and must fit the model. Nothing is downloaded but
       weights given as ``URL#sha256=DIGEST``.
     - Class names are those that the checkpoint was trained with, else those of the config's test data.
@@ -122,14 +131,76 @@ class DetInferencer(ConfiguredPredictor, StockInferencer):
 
     def _inputs_to_list(self, inputs: Any) -> list:
         images = self.expand(inputs) if self.is_many(inputs) else [inputs]
-        return [to_colour(image) if isinstance(image, np.ndarray) else str(image) for image in images]
+        images = [to_colour(image) if isinstance(image, np.ndarray) else str(image) for image in images]
+        self._names = _name_files([image for image in images if isinstance(image, str)])
+        return images
 
-    def visualize(self, inputs: Sequence, preds: Sequence[DetDataSample], **kwargs) -> list | None:
-        # the stock inferencer reads arrays as blue first, and draws on them as red first
-        images = [image[..., ::-1] if isinstance(image, np.ndarray) else image for image in inputs]
-        return super().visualize(images, preds, **kwargs)
+    @torch.no_grad()
+    def forward(self, inputs: dict, **kwargs: Any) -> list[DetDataSample]:
+        found = [None] * len(inputs["inputs"])
+        for group in group_by_shape(inputs["inputs"]):
+            part = {key: [values[i] for i in group] for key, values in inputs.items()}
+            for i, prediction in zip(group, super().forward(part, **kwargs), strict=True):
+                found[i] = prediction
+        return found
+
+    def visualize(
+        self,
+        inputs: Sequence,
+        preds: Sequence[DetDataSample],
+        return_vis: bool = False,
+        show: bool = False,
+        no_save_vis: bool = False,
+        img_out_dir: str = "",
+        **kwargs: Any,
+    ) -> list | None:
+        """Pictures of what is found, uint8 (H, W, 3), red first; see MMDetection for the arguments."""
+        folder = None if no_save_vis or not img_out_dir else Path(img_out_dir) / "vis"
+        if folder is None and not show and not return_vis:
+            return None
+        pictures = []
+        for image, found in zip(inputs, preds, strict=True):
+            if isinstance(image, str):
+                name, image = self._names[image][0], mmcv.imread(image)
+            else:
+                name = f"{self.num_visualized_imgs:08d}.jpg"
+            self.visualizer.add_datasample(
+                name,
+                image[..., ::-1],
+                found,
+                show=show,
+                draw_gt=False,
+                out_file=folder and str(folder / name),
+                **kwargs,
+            )
+            pictures.append(self.visualizer.get_image())
+            self.num_visualized_imgs += 1
+        return pictures
 
     def pred2dict(self, data_sample: DetDataSample, pred_out_dir: str = "") -> dict:
-        if data_sample.get("img_path", "") is None:  # of an array, whose file has a number for a name
-            data_sample.pop("img_path")
-        return super().pred2dict(data_sample, pred_out_dir)
+        """What is found in an image as plain numbers, written into ``pred_out_dir`` if it is given."""
+        found = super().pred2dict(data_sample)
+        if pred_out_dir:
+            if path := data_sample.get("img_path"):
+                name = self._names[path][1]
+            else:  # of an array, whose file has a number for a name
+                name = str(self.num_predicted_imgs)
+                self.num_predicted_imgs += 1
+            out = Path(pred_out_dir) / "preds" / name
+            if "panoptic_seg" in found:
+                found["panoptic_seg_path"] = f"{out}_panoptic_seg.png"
+                mmcv.imwrite(found.pop("panoptic_seg")[..., ::-1], found["panoptic_seg_path"])
+            mmengine.dump(found, f"{out}.json")
+        return found
+
+
+def _name_files(paths: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Of each image the name of its picture, and of its predictions, below the folder common to all."""
+    files = {path: Path(path).absolute() for path in paths}
+    root = os.path.commonpath([file.parent for file in files.values()]) if files else ""
+    names = {path: file.relative_to(root) for path, file in files.items()}
+    stems = Counter(name.with_suffix("") for name in set(names.values()))
+    return {
+        path: (str(name), str(name.with_suffix("") if stems[name.with_suffix("")] == 1 else name))
+        for path, name in names.items()
+    }

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from ..base.datasets import SeededDataset
-from ..base.images import find_images
+from ..base.images import find_images, stored_orientation
 from ..registry import DATASETS
 
 THRESHOLDS = ("image", "box", "keypoints")
@@ -96,6 +96,12 @@ class PairDataset(SeededDataset):
         if counts[0] != counts[1] or 0 in counts:
             raise OSError(f"{where}: found {counts[0]} and {counts[1]} keypoints, wanted as many, at least 1")
         for side in ("source", "target"):
+            path = info[f"{side}_path"]
+            if os.path.isfile(path) and (orientation := stored_orientation(path)) != 1:
+                raise OSError(
+                    f"{path}: its EXIF wants it turned (orientation {orientation}), and nothing says whether "
+                    "its keypoints are: wanted an upright image"
+                )
             info.setdefault(f"{side}_box", points_box(info[f"{side}_points"]))
         return info
 

@@ -5,6 +5,7 @@ A sample in a pipeline: ``gt`` and ``lq``, arrays (H, W, C) and (h, w, C), H = s
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,8 @@ class RestorationDataset(SeededDataset):
         data_root: where the folders are.
         gt: folder of good images, or several; images may lie deeper.
         lq: folder of poor images for each in ``gt``. An image belongs to the good one of the same name
-            (without suffix), or of the name followed by ``x<scale>``, as DIV2K has it.
+            (without suffix), or of the name followed by ``x<scale>``, as DIV2K has it, in the same
+            sub-folder.
         scale: pixels of the good image to one of the poor, along each side.
         grey: read one channel (ITU-R 601 luma of colour images) in place of three.
         length: samples of an epoch; sample i is of image i modulo the number of images, which is the default.
@@ -79,20 +81,25 @@ class RestorationDataset(SeededDataset):
             for path in paths:
                 pairs.append({"img_path": path, "dataset": Path(name).name})
                 if poor is not None:
-                    pairs[-1]["lq_path"] = self._match(Path(path), poor, self.folder / self.lq[i])
+                    stem = Path(path).relative_to(self.folder / name).with_suffix("")
+                    pairs[-1]["lq_path"] = self._match(path, str(stem), poor, self.folder / self.lq[i])
         return pairs
 
     @staticmethod
-    def _find_poor(folder: Path) -> dict[str, str]:
-        return {Path(path).stem: path for path in find_images(folder)}
+    def _find_poor(folder: Path) -> dict[str, list[str]]:
+        """Images by their paths below the folder, without suffix."""
+        found = defaultdict(list)
+        for path in find_images(folder):
+            found[str(Path(path).relative_to(folder).with_suffix(""))].append(path)
+        return found
 
-    def _match(self, path: Path, poor: dict[str, str], folder: Path) -> str:
-        for stem in (path.stem, f"{path.stem}x{self.scale}"):
-            if stem in poor:
-                return poor[stem]
-        raise FileNotFoundError(
-            f"{folder}: found no image {path.stem} or {path.stem}x{self.scale} for {path}"
-        )
+    def _match(self, path: str, stem: str, poor: dict[str, list[str]], folder: Path) -> str:
+        found = [*poor.get(stem, ()), *poor.get(f"{stem}x{self.scale}", ())]
+        if not found:
+            raise FileNotFoundError(f"{folder}: found no image {stem} or {stem}x{self.scale} for {path}")
+        if len(found) > 1:
+            raise OSError(f"{path}: found {' and '.join(found)} as its poor image, wanted one")
+        return found[0]
 
     def __len__(self) -> int:
         return self.length or super().__len__()
@@ -113,6 +120,7 @@ class RestorationDataset(SeededDataset):
         if self.min_size and min(gt.shape[:2]) < self.min_size:
             ratio = self.min_size / min(gt.shape[:2])
             gt = imresize(gt, size=[max(self.min_size, round(side * ratio)) for side in gt.shape[:2]])
+        whole = gt.shape[:2]
         try:
             gt = mod_crop(gt, self.scale)
         except ValueError as error:
@@ -120,10 +128,10 @@ class RestorationDataset(SeededDataset):
         if "lq_path" in info:
             lq = self._read(info["lq_path"])
             height, width = (side // self.scale for side in gt.shape[:2])
-            if lq.shape[0] < height or lq.shape[1] < width:
+            if not (0 <= lq.shape[0] - height <= 1 and 0 <= lq.shape[1] - width <= 1):
                 raise OSError(
                     f"{info['lq_path']}: found {lq.shape[0]} x {lq.shape[1]} pixels, wanted "
-                    f"{height} x {width}: 1/{self.scale} of {info['img_path']}"
+                    f"{height} x {width}: 1/{self.scale} of {info['img_path']} of {whole[0]} x {whole[1]}"
                 )
             return gt, lq[:height, :width]  # where sides do not divide, files may have a pixel more
         source = gt if self.quantize else to_float(gt)

@@ -35,7 +35,8 @@ class Restorer(Predictor):
             of a run is an :class:`~dense.restoration.model.ImageRestorer`. Only a module may come without a
             checkpoint.
         tile: side of a tile in pixels of the poor image; None takes images whole, in unbounded memory.
-        overlap: pixels that a tile sees beyond its own on each side.
+        overlap: pixels that a tile sees beyond its own on each side. Both are rounded up to multiples that
+            the network takes.
 
     Example:
         >>> restorer = Restorer("configs/hat/hat-xs_srx2_t91.py", "work_dirs/hat-xs_srx2_t91")
@@ -60,7 +61,9 @@ class Restorer(Predictor):
         if self.cfg is not None and self.checkpoint is None:
             raise ValueError("a config has no weights: wanted a checkpoint beside it")
         self.network = self.model.network if isinstance(self.model, ImageRestorer) else self.model
-        self.tile, self.overlap = tile, overlap
+        multiple = getattr(self.network, "multiple", 1)
+        self.tile = tile and -(-tile // multiple) * multiple
+        self.overlap = -(-overlap // multiple) * multiple
 
     def __call__(
         self, source: Source | Sequence[Source], target: str | os.PathLike | None = None

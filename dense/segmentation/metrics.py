@@ -22,7 +22,8 @@ class DiceMetric(BaseMetric):
 
     over pixels: for ``2d`` the sums run over all slices, for ``3d`` over the slices of a scan, whose name the
     files carry (:func:`~.datasets.parse_name`); then the mean over the scans. A class that a scan neither has
-    nor is given counts as 100 there. ``2d`` and ``3d`` are the means over the classes.
+    nor is given counts as 100 there. ``2d`` and ``3d`` are the means over the classes. A class that no mask
+    has and no scan is given is NaN, and the means leave it out: the log names it.
 
     Args:
         ignore_index: label of pixels that do not count.
@@ -54,13 +55,19 @@ class DiceMetric(BaseMetric):
         for scan, *counts in results:
             scans[scan].append(counts)  # each (2, classes)
         scans = np.array([np.sum(counts, 0) for counts in scans.values()], float)  # (scans, 2, classes)
+        absent = scans[:, 1].sum(0) == 0
         by_class = {"2d": _dice(scans.sum(0)), "3d": _dice(scans.swapaxes(0, 1)).mean(0)}
         kept = [i for i in range(scans.shape[2]) if i not in self.skip]
         metrics = {}
+        logger, names = MMLogger.get_current_instance(), self.dataset_meta["classes"]
+        if lost := [names[i] for i in kept if absent[i]]:
+            logger.warning(f"no mask has {', '.join(lost)}: their Dice is NaN, and the means leave them out")
         for kind, dice in by_class.items():
-            metrics[kind] = dice[kept].mean()
-            metrics |= {f"{kind}/{self.dataset_meta['classes'][i]}": dice[i] for i in kept}
-        MMLogger.get_current_instance().info(f"Dice of {len(scans)} scans, {len(results)} slices")
+            dice[absent] = np.nan
+            present = [i for i in kept if not absent[i]]
+            metrics[kind] = dice[present].mean() if present else np.nan
+            metrics |= {f"{kind}/{names[i]}": dice[i] for i in kept}
+        logger.info(f"Dice of {len(scans)} scans, {len(results)} slices")
         return {name: round(float(value), 2) for name, value in metrics.items()}
 
 

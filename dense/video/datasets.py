@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import scipy.io
 
 from ..base.datasets import SeededDataset
+from ..base.images import read_array
 from ..registry import DATASETS
-from .frames import FrameCache, Video, find_videos
+from .frames import FrameCache, Video, check_numbers, find_videos, natural
 
 OFFSETS = tuple(range(0, 25, 3))  # of the published clips: every third of 25 frames
 
@@ -224,7 +224,7 @@ def read_labels(place: Path, lengths: Mapping[str, int]) -> dict[str, list[int]]
     if kind == ".m":
         return _read_ranges(place, lengths)
     if kind == ".json":
-        known = _parse(place, lambda: json.loads(place.read_text()))
+        known = _parse(place, lambda: json.loads(place.read_text(), object_pairs_hook=_once))
         found = {name: (place, known.get(name)) for name in lengths}
     else:
         found = {name: _read_video(place, name) for name in lengths}
@@ -251,10 +251,14 @@ def _read_ranges(file: Path, lengths: Mapping[str, int]) -> dict[str, list[int]]
     labels = {}
     for (name, length), entry in zip(lengths.items(), entries, strict=True):
         label = np.zeros(length, int)
-        for first, last in re.findall(r"(\d+)\s*:\s*(\d+)", entry):
-            if not 1 <= int(first) <= int(last) <= length:
-                raise OSError(f"{file}: has {first}:{last} for the video {name!r} of {length} frames")
-            label[int(first) - 1 : int(last)] = 1
+        for term in re.sub(r"\s*:\s*", ":", entry).replace(",", " ").split():
+            if re.fullmatch(r"\d{1,9}(:\d{1,9}){0,2}", term) is None:
+                raise OSError(f"{file}: has {term!r} for the video {name!r}, wanted 7, 9:10 or 2:2:8")
+            first, *step, last = map(int, term.split(":") if ":" in term else (term, term))
+            step = step[0] if step else 1
+            if not 1 <= first <= last <= length or step < 1:
+                raise OSError(f"{file}: has {term} for the video {name!r} of {length} frames")
+            label[first - 1 : last : step] = 1
         labels[name] = label.tolist()
     return labels
 
@@ -268,16 +272,29 @@ def _read_video(folder: Path, name: str) -> tuple[Path, np.ndarray | None]:
         masks = _parse(file, lambda: scipy.io.loadmat(file)["volLabel"].reshape(-1))
         return file, np.array([np.any(mask) for mask in masks])
     if (masks := folder / f"{name}_gt").is_dir():
-        return masks, np.array([_has_mark(path) for path in sorted(masks.iterdir()) if path.name[0] != "."])
+        return masks, np.array([_has_mark(path) for path in _mask_files(masks)])
     wanted = f"{name}.npy, {number}_label.mat or {name}_gt"
     raise FileNotFoundError(f"{folder}: has no labels of the video {name!r}, wanted {wanted}")
 
 
+def _mask_files(folder: Path) -> list[Path]:
+    """Masks in the order of the frames, which is that of their numbers."""
+    found = sorted((p for p in folder.iterdir() if p.name[0] != "."), key=lambda p: natural(p.name))
+    check_numbers(found)
+    return found
+
+
 def _has_mark(path: Path) -> bool:
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise OSError(f"{path}: not a mask image that can be read")
-    return bool(mask.any())
+    pixels, _ = read_array(path)
+    return bool((pixels[..., :-1] if pixels.shape[2] in (2, 4) else pixels).any())
+
+
+def _once(pairs: list[tuple]) -> dict:
+    """A JSON object; ValueError where it has a key twice, of which Python takes the last."""
+    keys = [key for key, _ in pairs]
+    if doubled := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"it has the key {doubled[0]!r} twice")
+    return dict(pairs)
 
 
 def _parse(file: Path, read: Callable):

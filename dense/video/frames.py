@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ..base.images import SUFFIXES as IMAGE_SUFFIXES
+from ..base.images import read_array, to_colour
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 COLORS = {"grey": 1, "rgb": 3, "bgr": 3}
@@ -21,15 +22,15 @@ class ImageFolderReader:
 
     def __init__(self, folder: Path):
         names = (n for n in os.listdir(folder) if n.lower().endswith(IMAGE_SUFFIXES) and n[0] != ".")
-        self.paths = [folder / name for name in sorted(names, key=_natural)]
+        self.paths = [folder / name for name in sorted(names, key=natural)]
+        check_numbers(self.paths)
         self.length = len(self.paths)
 
     def decode(self, index: int) -> Iterator[tuple[int, np.ndarray]]:
         """Frames (index, uint8 (H, W, 3) in the order blue, green, red) up to this one, which is the last."""
-        image = cv2.imread(str(self.paths[index]), cv2.IMREAD_COLOR)
-        if image is None:
-            raise OSError(f"{self.paths[index]}: not an image that can be read")
-        yield index, image
+        path = self.paths[index]
+        pixels, _ = read_array(path)
+        yield index, np.ascontiguousarray(to_colour(_drop_alpha(pixels), str(path))[..., ::-1])
 
 
 class VideoFileReader:
@@ -184,7 +185,7 @@ def find_videos(folder: Path) -> list[Path]:
     """
     if folder.is_file() or _has_images(folder):
         return [folder]
-    entries = sorted(folder.iterdir(), key=lambda p: _natural(p.name)) if folder.is_dir() else []
+    entries = sorted(folder.iterdir(), key=lambda p: natural(p.name)) if folder.is_dir() else []
     videos = [
         entry
         for entry in entries
@@ -207,6 +208,31 @@ def _has_images(folder: Path) -> bool:
     )
 
 
-def _natural(name: str) -> tuple[list, str]:
+def _drop_alpha(pixels: np.ndarray) -> np.ndarray:
+    return pixels[..., :1] if pixels.shape[2] == 2 else pixels
+
+
+def check_numbers(paths: Sequence[Path]) -> None:
+    """Frames that are numbered, but not one by one, are an error: which are missing cannot be guessed.
+
+    Raises:
+        OSError: a number is missing in between, or two files have the same.
+    """
+    matches = [re.fullmatch(r"(.*?)(\d+)", path.stem) for path in paths]
+    if not all(matches) or len({match[1] for match in matches}) > 1:
+        return
+    numbers = [int(match[2]) for match in matches]
+    steps = np.diff(numbers)
+    for place in np.flatnonzero(steps == 0):
+        raise OSError(f"{paths[place]} and {paths[place + 1]} are both frame {numbers[place]}, wanted one")
+    if len(steps) and len(set(steps.tolist())) > 1:  # one in five kept is no gap
+        place = int(np.flatnonzero(steps != np.bincount(steps).argmax())[0])
+        raise OSError(
+            f"{paths[place].parent}: found {paths[place + 1].name} after {paths[place].name}, wanted frames "
+            "without a gap in their numbers"
+        )
+
+
+def natural(name: str) -> tuple[list, str]:
     """Sort key: the numbers in a name count as numbers, so that 2 comes before 10."""
     return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", name)], name

@@ -212,6 +212,11 @@ def read_rows(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> 
     for key in keys:
         if key not in arrays:
             raise DatasetError(f"{path}: key '{key}' is missing, found {found}")
+    for key, array in arrays.items():
+        if array.dtype.kind not in "iuf" or not array.ndim:
+            raise DatasetError(
+                f"{path}, key '{key}': {array.dtype} of shape {array.shape}, wanted an array of numbers"
+            )
     points = arrays[keys[0]]
     if points.ndim != 3 or points.shape[2] != 3:
         raise DatasetError(f"{path}, key '{keys[0]}': shape {points.shape}, wanted (M, N, 3)")

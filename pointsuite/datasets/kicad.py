@@ -189,7 +189,7 @@ def _sample_file(path: Path, num_points: int, seed: int):
         mesh = parse_wrl(read_bytes(path).decode(errors="replace"))
         # every file starts the same stream: files with the same mesh give the same points
         points, normals, face = sample_mesh(mesh, num_points, np.random.default_rng(seed))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         return str(error)
     part = np.array([part_of(material) for material in mesh.material], np.uint8)[face]
     return encode_points(points), encode_normals(normals), part
@@ -231,7 +231,9 @@ def load_packed(file: Path, classes: Sequence[str], num_points: int) -> Shapes:
         rows = [row for row, name in enumerate(names) if class_of(name) in classes]
         points, normals, material = (packed[key][rows] for key in ("points", "normals", "material"))
         part = np.array([part_of(str(name)) for name in packed["materials"]], np.uint8)[material]
-    except (PointFileError, IndexError, TypeError) as error:
+        if not (points.shape == normals.shape == (*part.shape, 3) and part.ndim == 2):
+            raise TypeError(f"arrays of shapes {points.shape}, {normals.shape}, {part.shape}")
+    except (PointFileError, IndexError, TypeError, ValueError) as error:
         raise DatasetError(f"{file}: not a packed set of KiCad shapes ({error})") from error
     if points.shape[1] < num_points:
         raise DatasetError(f"{file}: {points.shape[1]} points a shape, wanted at least {num_points}")

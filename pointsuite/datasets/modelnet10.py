@@ -100,6 +100,9 @@ def voxel_splits(path: Path, num_points: int, seed: int) -> tuple[dict[str, Sequ
     splits, left_out = {}, []
     for split in COUNTS:
         cells = arrays[f"X_{split}"]
+        if cells.dtype.kind not in "biuf" or arrays[f"y_{split}"].dtype.kind not in "iuf":
+            kinds = cells.dtype, arrays[f"y_{split}"].dtype
+            raise DatasetError(f"{path}: X_{split} and y_{split} are of types {kinds}, wanted numbers")
         if cells.ndim != 4 or len(arrays[f"y_{split}"]) != len(cells):
             shapes = cells.shape, arrays[f"y_{split}"].shape
             raise DatasetError(

@@ -344,6 +344,33 @@ def take_network(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str
     return {**kept, **(state if all(key in wanted for key in state) else bare)}
 
 
+def keep_last_layers(
+    model: nn.Module, state_dict: Mapping[str, Tensor], headless: bool = False
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights in which the last layers for another number of classes are those of ``model``.
+
+    Such a tensor differs in its first dimension, and in no other. One of a hidden layer does not pass: the
+    next layer's differ in the second.
+
+    Args:
+        model: takes the weights.
+        state_dict: of a model with other classes.
+        headless: the model has no last layer, so that of the weights is dropped.
+
+    Returns:
+        weights for :func:`load_state_dict`, and the keys that are the model's own.
+    """
+    wanted, state, left = model.state_dict(), dict(state_dict), []
+    for key, value in state_dict.items():
+        own = wanted.get(key)
+        if isinstance(own, Tensor) and value.shape != own.shape and value.shape[1:] == own.shape[1:]:
+            state[key] = own
+            left.append(key)
+    if headless:
+        state = {k: v for k, v in state.items() if k in wanted or not k.startswith("head.")}
+    return state, left
+
+
 def count_parts(state_dict: Mapping[str, Tensor], prefix: str) -> int:
     """How many parts have weights, by the name that follows ``prefix`` in the keys."""
     return len({k.removeprefix(prefix).partition(".")[0] for k in state_dict if k.startswith(prefix)})

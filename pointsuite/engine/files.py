@@ -95,7 +95,7 @@ def read_json(path: str | os.PathLike) -> Any:
         if len(found) < len(pairs):
             keys = [key for key, _ in pairs]
             twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-            raise ValueError(f"found the key {twice!r} twice, wanted different keys")
+            raise ValueError(f"the key {twice!r} twice")
         return found
 
     text = read_text(path)
@@ -105,8 +105,8 @@ def read_json(path: str | os.PathLike) -> Any:
         raise FileError(path, "found JSON that is nested too deeply, wanted fewer levels") from None
     except json.JSONDecodeError as error:
         raise FileError(path, f"found {error}, wanted JSON") from None
-    except ValueError as error:
-        raise FileError(path, " ".join(str(error).split())[:200]) from None
+    except ValueError as error:  # a key twice, or a number of too many digits
+        raise FileError(path, f"found {str(error)[:80]}, wanted JSON") from None
 
 
 def walk_files(root: str | os.PathLike) -> Iterator[Path]:

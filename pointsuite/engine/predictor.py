@@ -3,6 +3,7 @@
 import copy
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -207,12 +208,20 @@ def find_device(device: str | torch.device | None) -> torch.device:
 def find_files(folder: str | os.PathLike, suffixes: Sequence[str]) -> list[str]:
     """Files directly in a folder that end in one of ``suffixes``, in any case, by name.
 
+    A warning names what else is there, but hidden files.
+
     Raises:
         FileNotFoundError: there is none.
     """
-    found = [str(path) for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in suffixes]
+    paths = sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
+    found = [str(path) for path in paths if path.suffix.lower() in suffixes]
     if not found:
         raise FileNotFoundError(f"{folder}: a folder without files that end in {', '.join(suffixes)}")
+    if others := [path.name for path in paths if path.suffix.lower() not in suffixes]:
+        names = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
+        warnings.warn(
+            f"{folder}: passed over, ending in none of {', '.join(suffixes)}: {names}", stacklevel=3
+        )
     return found
 
 

@@ -1,6 +1,7 @@
 """Networks by name, as users of timm know them: ``create_model("name", pretrained=...)``."""
 
 import difflib
+import warnings
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from .checkpoint import (
     CheckpointError,
     find_state_dict,
+    keep_last_layers,
     load_checkpoint,
     load_state_dict,
     strip_prefix,
@@ -92,13 +94,15 @@ class ModelZoo:
                 if f"{name}_".startswith(f"{stem}_"):
                     import_module(".".join([package, *parts]).removesuffix(".__init__"))
 
-    def list_models(self, pattern: str | None = None) -> list[str]:
+    def list_models(self, pattern: str | None = None, pretrained: bool = False) -> list[str]:
         """Names of all models, sorted; of those that match ``pattern`` (as ``"risurconv*"``) if given.
 
         Those that need a library that is not installed (``pip install pointsuite[dense]``) are left out.
+        With ``pretrained``, of those whose weights are shipped: there are none, see :meth:`create_model`.
         """
         self._import_all()
-        return sorted(name for name in self._builders if pattern is None or fnmatchcase(name, pattern))
+        names = () if pretrained else self._builders
+        return sorted(name for name in names if pattern is None or fnmatchcase(name, pattern))
 
     def systems(self) -> dict[str, type[Network]]:
         """The published systems by name."""
@@ -126,22 +130,31 @@ class ModelZoo:
 
     # -------------------------------------------------------------------------------------------- building
 
-    def create_model(self, name: str, pretrained: str | PathLike | None = None, **kwargs) -> nn.Module:
+    def create_model(self, name: str, pretrained: str | PathLike | bool | None = None, **kwargs) -> nn.Module:
         """Build a network.
 
         Args:
             name: one of :meth:`list_models`.
             pretrained: weights: a path, or a URL with its digest (``https://...#sha256=<64 hex digits>``).
-            **kwargs: of the model.
+                Where ``num_classes`` is given, last layers for another number of classes stay as they are
+                initialised, and a warning names them.
+            **kwargs: of the model; ``in_chans`` is timm's name of ``in_channels``.
 
         Raises:
-            ValueError: no such model.
+            ValueError: no such model, or ``pretrained=True``: no weights are shipped.
             CheckpointError: the weights cannot be read, or are not those of this network.
         """
         self._check(name)
+        if pretrained is True:
+            raise ValueError(
+                f"{name}: pretrained=True, but no weights are shipped; wanted pretrained='FILE' or "
+                "'URL#sha256=DIGEST', of a run or of tools/convert_checkpoint.py"
+            )
+        if "in_chans" in kwargs:
+            kwargs["in_channels"] = kwargs.pop("in_chans")
         model = self._builders[name](**kwargs)
-        if pretrained is not None:
-            load_pretrained(model, pretrained)
+        if pretrained:
+            load_pretrained(model, pretrained, kwargs.get("num_classes"))
         return model
 
     # ------------------------------------------------------------------------------------ published weights
@@ -274,19 +287,40 @@ def load_converted(model: nn.Module, state_dict: Mapping[str, Tensor], name: str
     load_state_dict(model, {**counters, **state_dict}, name=name)
 
 
-def load_pretrained(model: nn.Module, source: str | PathLike) -> None:
+def load_pretrained(model: nn.Module, source: str | PathLike, num_classes: int | None = None) -> None:
     """Load weights into a bare network, from its own state dict or from a checkpoint of a training run.
+
+    A backbone takes its part of a classifier's or a detector's weights. What these lack, as norms of outputs,
+    stays as it is initialised; a warning names it.
+
+    Args:
+        model: a bare network.
+        source: a path, or a URL with its digest.
+        num_classes: where it is given, last layers for another number of classes stay as they are; 0 drops
+            them.
 
     Raises:
         CheckpointError: see :func:`~pointsuite.engine.checkpoint.load_checkpoint`; or the keys do not fit.
     """
-    state = find_state_dict(load_checkpoint(source), str(source))
+    found = find_state_dict(load_checkpoint(source), str(source))
+    state, left = take_network(found, model), []
+    wanted = model.state_dict()
+    trunk = strip_prefix({k: v for k, v in state.items() if k.startswith("backbone.")}, "backbone.")
+    if trunk and not any(key.startswith("backbone.") for key in wanted) and trunk.keys() & wanted.keys():
+        left = [key for key in wanted if key not in trunk and key.startswith("norms.")]
+        # stages after the last map that is asked for are not built
+        state = {key: trunk.get(key, wanted[key]) for key in (*trunk.keys() & wanted.keys(), *left)}
+    elif num_classes is not None:
+        state, left = keep_last_layers(model, state, headless=num_classes == 0)
     try:
-        load_state_dict(model, take_network(state, model), name=str(source))
+        load_state_dict(model, state, name=str(source))
     except CheckpointError as error:
-        raise CheckpointError(
-            f"{error}. Published files are converted by tools/convert_checkpoint.py"
-        ) from error
+        hint = "" if state.keys() & wanted.keys() else "tools/convert_checkpoint.py converts published files"
+        if state.keys() == wanted.keys() and num_classes is None:
+            hint = "with num_classes=..., last layers for other classes are left as initialised"
+        raise CheckpointError("; ".join(filter(None, (str(error), hint)))) from error
+    if left:
+        warnings.warn(f"{source}: left as initialised: {', '.join(left)}", stacklevel=3)
 
 
 ZOO = ModelZoo("pointsuite", "pointsuite.models")

@@ -6,7 +6,7 @@ from array import array
 import numpy as np
 
 from pointsuite.io.point_file import Arrays, PointFileError, filled_lines, parse_numbers
-from pointsuite.io.triangulate import triangulate, vector_areas
+from pointsuite.io.triangulate import check_count, triangulate, vector_areas
 
 _KEYWORD = re.compile(r"((?:ST|C|N)*)(4?n?)OFF(?![A-Za-z])")
 _BLOCK = 1 << 18  # triangles that are measured at once
@@ -43,6 +43,7 @@ def read_off(data: bytes) -> Arrays:
         raise PointFileError(
             f"found {len(lines) - 1} lines of data, wanted {num_vertices} vertices + {num_faces} faces"
         )
+    check_count(num_faces, num_vertices)
     behind = [name for letter, name in (("N", "normals"), ("C", "colors")) if letter in keyword[1]]
     arrays = _off_vertices(lines[1 : 1 + num_vertices], behind, 2 if "ST" in keyword[1] else 0)
     sizes, corners = array("q"), array("q")
@@ -90,13 +91,14 @@ def read_obj(data: bytes) -> Arrays:
             normals.extend(parse_numbers(fields))
         elif keyword == "f":
             count = len(points) // 3
-            found = [_CORNER.fullmatch(field) for field in fields]
-            if not all(found):
-                raise PointFileError(f"found {' '.join(fields)[:60]!r}, wanted whole numbers, as in f 1 2 3")
-            if len(found) < 3:
+            if len(fields) < 3:
                 raise PointFileError(f"found the face {line[:60]!r}, wanted 3 corners or more")
+            if "/" in line:
+                if not all(map(_CORNER.fullmatch, fields)):
+                    raise PointFileError(f"found {line[:60]!r}, wanted whole numbers, as in f 1/1 2/2 3/3")
+                fields = [field.partition("/")[0] for field in fields]
             # Indices count from 1, negative ones back from the last vertex so far; 0 is no vertex.
-            numbers = _indices([match[1] for match in found])
+            numbers = _indices(fields)
             sizes.append(len(numbers))
             corners.extend(i - 1 if i > 0 else count + i if i < 0 else -1 for i in numbers)
         elif keyword not in _IGNORED:

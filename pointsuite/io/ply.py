@@ -1,15 +1,17 @@
 """PLY: ascii and binary, points or a mesh. The data must be exactly as long as the header says."""
 
+import operator
 import re
 import struct
 from array import array
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from pointsuite.io.fields import by_name
 from pointsuite.io.point_file import Arrays, PointFileError, parse_numbers, text_of, typed
-from pointsuite.io.triangulate import triangulate
+from pointsuite.io.triangulate import check_count, triangulate
 
 _CODES = {
     code: code_of
@@ -51,6 +53,8 @@ def read_ply(data: bytes) -> Arrays:
         if element.name == "vertex":
             arrays = _vertices(element, source)
         elif element.name in _SURFACES:
+            if arrays is not None:
+                check_count(element.count, len(arrays["points"]))
             faces.append((_SURFACES[element.name], *_faces(element, source)))
         else:
             source.lists(element)
@@ -132,9 +136,6 @@ class _Binary:
         table = np.frombuffer(self.data, row, count, self.advance(row.itemsize * count))
         return [table[name] for name in row.names]
 
-    def numbers(self, code: str, at: int, count: int = 1) -> np.ndarray:
-        return np.frombuffer(self.data, self.order + code, count, at)
-
     def advance(self, size: int) -> int:
         """Where the next `size` bytes begin."""
         start, self.at = self.at, self.at + size
@@ -164,7 +165,7 @@ class _Binary:
             if p.length_code:
                 if at + self.width(p.length_code) > self.size:
                     return None
-                length = self._length(p, at)
+                length = self._length(self._reader(p.length_code)(self.data, at))
                 fields.append((f"n{len(fields)}", p.length_code, 1, length))
                 at += self.width(p.length_code)
             if p.name == wanted:
@@ -192,26 +193,45 @@ class _Binary:
 
     def _any_lists(self, element: _Element, wanted: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Row by row."""
-        lengths, pieces = array("q"), []
+        lengths, values = array("q"), self._buffer()
+        steps = [(p, self._reader(p.length_code), self.width(p.code)) for p in element.properties]
+        at, length = self.at, 1
         for _ in range(element.count):
-            for p in element.properties:
-                length = 1
-                if p.length_code:
-                    start = self.advance(self.width(p.length_code))
-                    length = self._length(p, start)
-                start = self.advance(length * self.width(p.code))
+            for p, read, width in steps:
+                if read is not None:
+                    start, at = at, at + self.width(p.length_code)
+                    if at > self.size:
+                        break
+                    length = self._length(read(self.data, start))
+                stop = at + (width if read is None else length * width)
                 if p.name == wanted:
                     lengths.append(length)
-                    pieces.append((start, length))
+                    values += self.data[at:stop]
+                at = stop
+            if at > self.size:
+                break
+        self.advance(at - self.at)
         kind = next((p.code for p in element.properties if p.name == wanted), "i")
-        values = [self.numbers(kind, start, length) for start, length in pieces if length]
-        return np.asarray(lengths), np.concatenate(values) if values else np.empty(0, np.int64)
+        return np.asarray(lengths), self._typed(values, kind)
 
-    def _length(self, p: _Property, at: int) -> int:
-        length = int(self.numbers(p.length_code, at)[0])
-        if length < 0:
-            raise PointFileError(f"found a list of {length} numbers, wanted 0 or more")
-        return length
+    def _buffer(self) -> bytearray | array:
+        return bytearray()
+
+    def _reader(self, code: str | None) -> Callable | None:
+        """What reads one number of this type: (data, place) -> number."""
+        if code is None:
+            return None
+        unpack = struct.Struct((self.order or "<") + code).unpack_from
+        return lambda data, at: unpack(data, at)[0]
+
+    def _typed(self, values: bytearray, code: str) -> np.ndarray:
+        return np.frombuffer(values, self.order + code)
+
+    @staticmethod
+    def _length(number: float) -> int:
+        if not (number >= 0 and number % 1 == 0):
+            raise PointFileError(f"found a list of {number:g} numbers, wanted 0 or more")
+        return int(number)
 
 
 class _Ascii(_Binary):
@@ -224,24 +244,30 @@ class _Ascii(_Binary):
         values = array("d")
         for first in range(0, len(fields), 3):
             values.extend(parse_numbers(fields[first : first + 3]))
-        self.data, self.at, self.size = np.asarray(values), 0, len(values)
+        self.data, self.at, self.size = values, 0, len(values)
 
     def width(self, code: str) -> int:
         return 1
 
     def table(self, codes: list[str], count: int) -> list[np.ndarray]:
         start = self.advance(count * len(codes))
-        table = self.data[start : self.at].reshape(count, len(codes))
+        table = np.asarray(self.data)[start : self.at].reshape(count, len(codes))
         return [typed(column, code) for column, code in zip(table.T, codes, strict=True)]
 
-    def numbers(self, code: str, at: int, count: int = 1) -> np.ndarray:
-        return typed(self.data[at : at + count], code)
+    def _buffer(self) -> bytearray | array:
+        return array("d")
+
+    def _reader(self, code: str | None) -> Callable | None:
+        return None if code is None else operator.getitem
+
+    def _typed(self, values: array, code: str) -> np.ndarray:
+        return typed(np.asarray(values), code)
 
     def _rows(self, fields: list[tuple], count: int) -> dict[str, np.ndarray] | None:
         width = sum(n for _, _, n, _ in fields)
         if width * count > self.size - self.at:
             return None
-        table = self.data[self.at : self.at + width * count].reshape(count, width)
+        table = np.asarray(self.data)[self.at : self.at + width * count].reshape(count, width)
         rows, first = {}, 0
         for name, code, n, _ in fields:
             column = table[:, first : first + n]

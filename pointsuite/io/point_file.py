@@ -9,7 +9,7 @@ from pointsuite.engine.errors import UsageError
 from pointsuite.engine.files import decode_text
 
 LARGEST, SMALLEST = 1e12, 1e-12  # coordinate and extent: beyond, float32 loses products of three distances
-ROOM, GROWTH = 64 << 20, 10  # bytes that any file may unpack to; more, up to so many times its size
+ROOM, GROWTH = 64 << 20, 8  # bytes that any file may unpack to; more, up to so many times its size
 _BLOCK = 1 << 18  # rows that are checked at once, so that checks need little memory
 
 
@@ -195,7 +195,7 @@ def text_of(data: bytes) -> str:
 def filled_lines(data: bytes) -> list[str]:
     """The lines of a text file, without comments (`#`) and blank lines."""
     # At line ends only: str.splitlines would break at "\x85", half an "Å" in an old encoding, too.
-    lines = (line.partition("#")[0].strip() for line in split_lines(text_of(data)))
+    lines = (line.partition("#")[0].strip() for line in split_lines(text_of(data)) if line)
     return [line for line in lines if line]
 
 

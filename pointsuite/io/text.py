@@ -8,7 +8,7 @@ import numpy as np
 from pointsuite.io.fields import TELL, by_name, by_values, plain_name, split_names
 from pointsuite.io.point_file import Arrays, PointFileError, split_lines, text_of
 
-_COMMENT = re.compile(r"#|//")
+_BLANK = re.compile(r"\n[\n\r]+")  # lines, of which a file may have millions
 
 
 def read_text(data: bytes, columns: str | Sequence[str] | None = None) -> Arrays:
@@ -50,7 +50,7 @@ def parse_table(lines: Sequence[str]) -> np.ndarray:
 def _split(text: str, told: bool) -> tuple[list[str] | None, list[str]]:
     """The names of the columns, if a line has them, and the lines of data."""
     names, lines = None, []
-    for raw in split_lines(text):
+    for raw in split_lines(_BLANK.sub("\n", text)):
         line, sign, comment = raw.partition("#")
         line = line.strip()
         if line.startswith("//"):

@@ -46,10 +46,7 @@ def triangulate(
         notes.append(f"left out {few.sum()} faces of fewer than 3 corners")
         first, counts = first[~few], counts[~few]
     fan = counts - 2
-    if fan.sum() > max(_ROOM, _PER_VERTEX * len(vertices)):
-        raise PointFileError(
-            f"found {fan.sum()} triangles of {len(vertices)} vertices, wanted at most {_PER_VERTEX} a vertex"
-        )
+    check_count(int(fan.sum()), len(vertices))
     start = np.cumsum(fan) - fan  # a polygon's first triangle
     step = np.arange(fan.sum()) - np.repeat(start, fan)
     base = np.repeat(first, fan)
@@ -62,6 +59,14 @@ def triangulate(
         if crossing:
             notes.append(f"cut {crossing} faces that cross themselves as well as could be")
     return triangles, notes
+
+
+def check_count(faces: int, vertices: int) -> None:
+    """Refuse far more faces than so many vertices make up, before memory and time are spent on them."""
+    if faces > max(_ROOM, _PER_VERTEX * vertices):
+        raise PointFileError(
+            f"found {faces} faces of {vertices} vertices, wanted at most {_PER_VERTEX} a vertex"
+        )
 
 
 def vector_areas(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:

@@ -65,10 +65,10 @@ def classification_head(
     dropout: float,
     activation: type[nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
-    """(B, in_channels) -> (B, num_classes) logits; dropout follows each hidden layer."""
+    """(B, in_channels) -> (B, num_classes) logits, for 0 classes features; dropout follows hidden layers."""
     widths = [in_channels, *hidden]
     blocks = [
         nn.Sequential(*mlp(before, after, activation=activation), nn.Dropout(dropout))
         for before, after in zip(widths, hidden, strict=False)
     ]
-    return nn.Sequential(*blocks, nn.Linear(widths[-1], num_classes))
+    return nn.Sequential(*blocks, *([nn.Linear(widths[-1], num_classes)] if num_classes else []))

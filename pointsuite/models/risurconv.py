@@ -189,8 +189,8 @@ class RISurConvClassifier(CloudNetwork):
         global_attention: str | None = None,
     ):
         super().__init__()
-        if num_classes < 1 or width < 1:
-            raise ValueError(f"num_classes and width must be at least 1, found {num_classes} and {width}")
+        if num_classes < 0 or width < 1:
+            raise ValueError(f"num_classes must be at least 0 and width 1, found {num_classes} and {width}")
         self.quirks = choose_quirks(
             reference_quirks,
             batch_attention=batch_attention,
@@ -228,7 +228,8 @@ class RISurConvClassifier(CloudNetwork):
                 nn.ReLU(),
                 nn.Dropout(dropout),
             ]
-        self.head = nn.Sequential(*head, nn.Linear([dims, *head_dims][-1], num_classes))
+        last = [nn.Linear([dims, *head_dims][-1], num_classes)] if num_classes else []  # of 0: features
+        self.head = nn.Sequential(*head, *last)
 
         # of an instance, it converts for the flags of that
         self.convert_official = partial(

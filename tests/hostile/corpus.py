@@ -1086,6 +1086,84 @@ def folders() -> list[Case]:
     return cases
 
 
+def releases(rng: np.random.Generator) -> list[Case]:
+    """Converters of published data sets on files that are not as they were published."""
+    cloud = make_cloud(rng)
+    table = np.hstack([cloud.points, cloud.normals])
+    data, label = np.stack([cloud.points] * 2), np.array([0, 1])
+    cases = []
+
+    def modelnet40(text_file: bytes):
+        def run(folder):
+            root = folder / "modelnet40_normal_resampled"
+            (root / "airplane").mkdir(parents=True)
+            for split in ("train", "test"):
+                (root / f"modelnet40_{split}.txt").write_text(f"airplane_{split}\n")
+                (root / "airplane" / f"airplane_{split}.txt").write_bytes(text_file)
+            return prepared(root, "--sampling", "first", "--allow-partial", name="modelnet40")
+
+        return run
+
+    good = text(table, (), ",")
+    cases.append(Case("text of ModelNet40", modelnet40(good), lambda clouds: len(clouds) == 1))
+    for name, bad in {
+        "a row too short": good + b"1,2\n",
+        "words": good + b"a,b,c,d,e,f\n",
+        "binary": bytes(range(256)),
+        "nothing": b"",
+        "1_0": good.replace(b",", b",1_0,", 1),
+        "nan": b"nan,0,0,0,0,1\n" + good,
+    }.items():
+        cases.append(Case(f"{name} in ModelNet40", modelnet40(bad)))
+
+    def scanobjectnn(**arrays):
+        def run(folder):
+            root = folder / "h5_files" / "main_split"
+            root.mkdir(parents=True)
+            for prefix in ("training", "test"):
+                with h5py.File(root / f"{prefix}_objectdataset.h5", "w") as file:
+                    for key, array in {"data": data, "label": label, **arrays}.items():
+                        file[key] = array
+            options = ("--variant", "OBJ_BG", "--allow-partial", "--sampling", "first")
+            return prepared(root.parent, *options, name="scanobjectnn")
+
+        return run
+
+    cases.append(Case("ScanObjectNN", scanobjectnn(), lambda clouds: len(clouds) == 2))
+    for name, arrays in {
+        "labels of text": {"label": np.array([b"a", b"b"])},
+        "labels beyond": {"label": np.array([0, 99])},
+        "labels of nan": {"label": np.array([0, np.nan])},
+        "labels too few": {"label": np.array([0])},
+        "one label": {"label": 3},
+        "points of text": {"data": np.full((2, 9, 3), b"a")},
+        "complex points": {"data": data.astype(complex)},
+        "points of nan": {"data": data * np.nan},
+        "points of one axis": {"data": data[0, 0]},
+    }.items():
+        cases.append(Case(f"{name} in ScanObjectNN", scanobjectnn(**arrays)))
+
+    def modelnet10(**arrays):
+        def run(folder):
+            cells = np.zeros((2, 4, 4, 4), bool)
+            cells[:, 1:3, 1:3, 1:3] = True
+            whole = {"X_train": cells, "y_train": label, "X_test": cells, "y_test": label, **arrays}
+            np.savez(folder / "voxels.npz", **whole)
+            return prepared(folder / "voxels.npz", "--allow-partial", name="modelnet10")
+
+        return run
+
+    cases.append(Case("grids of ModelNet10", modelnet10(), lambda clouds: len(clouds) == 2))
+    for name, arrays in {
+        "grids of text": {"X_test": np.full((2, 4, 4, 4), "a")},
+        "flat grids": {"X_test": np.ones((2, 64))},
+        "labels of text": {"y_test": np.array(["a", "b"])},
+        "labels beyond": {"y_test": np.array([0, 10])},
+    }.items():
+        cases.append(Case(f"{name} in ModelNet10", modelnet10(**arrays), names="voxels.npz"))
+    return cases
+
+
 def pyg_faults(rng: np.random.Generator) -> list[Case]:
     cloud = make_cloud(rng)
     pos = torch.from_numpy(cloud.points)
@@ -1145,6 +1223,62 @@ def point_cases(seed: int) -> list[Case]:
         *h5_bytes(rng),
         *paths(cloud),
         *folders(),
+        *releases(rng),
         *pyg_faults(rng),
     ]
     return cases
+
+
+def large_cases(size: int = 30_000_000) -> list[Case]:
+    """Files of `size` bytes that unpack to as much as a reader lets them, or with as many parts as fit."""
+
+    def of(name: str, file: str, make: Callable[[], bytes], **options) -> Case:
+        def run(folder: Path):
+            (folder / file).write_bytes(make())
+            try:
+                return read_points(folder / file, warn=False, **options)
+            finally:
+                (folder / file).unlink()
+
+        return Case(f"{name}: {file}", run, lambda found: len(found.points) > 0, may_refuse=True, names=file)
+
+    def packed_pcd() -> bytes:
+        count = 7 * size // 12
+        left, parts = 12 * count - 1, [b"\0\0"]
+        parts.append(bytes([7 << 5, 255, 0]) * (left // 264))  # each repeats one byte 264 times
+        parts.append(bytes([left % 264 - 1, *bytes(left % 264)]) if 0 < left % 264 <= 32 else b"")
+        body = b"".join(parts)
+        head = pcd({name: np.zeros(1, np.float32) for name in XYZ}, "ascii").partition(b"DATA")[0]
+        head = head.replace(b"WIDTH 1", b"WIDTH %d" % count).replace(b"POINTS 1", b"POINTS %d" % count)
+        data = head + b"DATA binary_compressed\n" + struct.pack("<II", len(body), 12 * count) + body
+        return data + bytes(max(0, size - len(data)))
+
+    def packed_npz() -> bytes:
+        count = 7 * size // 4
+        padding = np.random.default_rng(0).integers(0, 255, size * 9 // 10, np.uint8)
+        points = np.tile(np.arange(3, dtype=np.uint8), (count, 1))
+        return saved(np.savez_compressed, points=points, part=np.zeros(count, np.uint8), padding=padding)
+
+    def mesh(head: bytes, face: bytes) -> bytes:
+        triangle = struct.pack("<9f", 0, 0, 0, 1, 0, 0, 0, 1, 0)
+        start = b"ply\nformat binary_little_endian 1.0\nelement vertex 3\n"
+        start += b"".join(b"property float %s\n" % name.encode() for name in XYZ)
+        return start + head + b"end_header\n" + triangle + face
+
+    row = b"ply\nformat ascii 1.0\nelement vertex %d\n"
+    row += b"property float x\nproperty float y\nproperty float z\nend_header\n"
+    letter = b"v 0 0 0\nv 3 0 0\nv 3 1 0\nv 1 1 0\nv 1 3 0\nv 0 3 0\n"
+    face = b"element face %d\nproperty list %s uchar vertex_indices\n"
+    return [
+        of("rows", "a.txt", lambda: b"0 1 2\n" * (size // 6)),
+        of("blank lines", "a.csv", lambda: b"\n" * size),
+        of("one row", "b.csv", lambda: b"1," * (size // 2)),
+        of("vertices", "a.ply", lambda: row % (size // 6) + b"0 1 2\n" * (size // 6)),
+        of("vertices", "a.obj", lambda: b"v 0 1 2\n" * (size // 8)),
+        of("concave faces", "b.obj", lambda: letter * (size // 120) + b"f 1 2 3 4 5 6\n" * (size // 28)),
+        of("faces of nothing", "b.ply", lambda: mesh(face % (size, b"uchar"), bytes(size))),
+        of("one face", "c.ply", lambda: mesh(face % (1, b"uint"), struct.pack("<I", size) + b"\1" * size)),
+        of("points packed sevenfold", "a.pcd", packed_pcd),
+        of("points packed sevenfold", "a.npz", packed_npz),
+        of("bytes", "a.npy", lambda: saved(np.save, np.ones((size // 3, 3), np.uint8))),
+    ]

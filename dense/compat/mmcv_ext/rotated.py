@@ -100,7 +100,7 @@ def _overlap(first, second, over_first, polygon, clipped):
         if first[:, axis].max() <= second[:, axis].min() or second[:, axis].max() <= first[:, axis].min():
             return 0.0
     area1, area2 = _area(first, 4), _area(second, 4)
-    if area1 < SMALLEST or area2 < SMALLEST:
+    if area1 < SMALLEST or area2 < SMALLEST or np.isnan(area1) or np.isnan(area2):
         return 0.0
     # about one of their corners, so that large coordinates cost no precision
     shared = _shared_area(first - first[0], second - first[0], polygon, clipped)
@@ -125,8 +125,9 @@ def _suppress(corners, threshold):
     for i in range(len(corners)):
         if keep[i]:
             for j in range(i + 1, len(corners)):
-                if keep[j]:
-                    keep[j] = _overlap(corners[i], corners[j], False, polygon, clipped) <= threshold
+                # one with NaN overlaps nothing
+                if keep[j] and _overlap(corners[i], corners[j], False, polygon, clipped) > threshold:
+                    keep[j] = False
     return keep
 
 

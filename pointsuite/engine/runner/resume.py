@@ -20,6 +20,7 @@ from ..checkpoint import (
     CheckpointError,
     find_latest_checkpoint,
     find_state_dict,
+    keep_last_layers,
     load_checkpoint,
     load_state_dict,
     save_checkpoint,
@@ -125,6 +126,9 @@ class Resumable:
     ) -> dict[str, Any]:
         """Load the weights of ``filename``, a path or a URL with its digest; returns all that is in it.
 
+        With ``new_classes=True`` in the config, last layers for another number of classes are left as they
+        are initialised, and named.
+
         Raises:
             CheckpointError: the file is not safe or not whole, or its keys or shapes are not the model's.
         """
@@ -133,7 +137,11 @@ class Resumable:
         checkpoint = checkpoint if "state_dict" in checkpoint else {}
         checkpoint["state_dict"] = state
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_state_dict(self._bare_model, checkpoint["state_dict"], strict, str(filename))
+        state = checkpoint["state_dict"]
+        if self.cfg.get("new_classes") and not self._resume:
+            state, left = keep_last_layers(self._bare_model, state)
+            self.logger.warning(f"{filename}: left as initialised: {', '.join(left) or 'nothing'}")
+        load_state_dict(self._bare_model, state, strict, str(filename))
         self._has_loaded = True
         self.logger.info(f"Loaded the weights of {filename}")
         return checkpoint

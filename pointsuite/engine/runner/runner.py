@@ -38,6 +38,7 @@ from .resume import Resumable
 
 DEFAULT_HOOKS = {
     "checkpoint": {"type": "pointsuite.CheckpointHook", "interval": 1},
+    "preflight": {"type": "pointsuite.PreflightHook"},
     "set_epoch": {"type": "pointsuite.SetEpochHook"},
     "non_finite_loss": {"type": "pointsuite.NonFiniteLossHook"},
     "batch_of_one": {"type": "pointsuite.BatchOfOneHook"},

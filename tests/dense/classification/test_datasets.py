@@ -6,6 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dense.classification.datasets import CIFAR, FashionMNIST, ImageFolder
 from dense.registry import DATASETS
@@ -83,8 +84,8 @@ def test_bad_lists(folder, lines, classes, message):
 def test_bad_folders(folder):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         ImageFolder(folder, "nowhere")
-    with pytest.raises(FileNotFoundError, match="train/pink: no folder that can be read"):
-        ImageFolder(folder, "train", metainfo={"classes": ["red", "pink"]})
+    with pytest.raises(FileNotFoundError, match="train/pink: found no image"):
+        ImageFolder(folder, "train", metainfo={"classes": ["pink"]})
     (folder / "train/empty").mkdir()
     with pytest.raises(FileNotFoundError, match="train/empty: found no image"):
         ImageFolder(folder, "train")
@@ -252,3 +253,18 @@ def test_bad_cifar_archives(tmp_path):
         path.write_bytes(data)
         with pytest.raises(OSError, match=r"tar\.gz: .* cannot be read from it"):
             CIFAR(tmp_path, 10)
+
+
+def test_classes_of_another_split(tmp_path):
+    for place in ("train/cat", "train/dog", "train/fox", "val/cat", "val/fox", "val/.ipynb_checkpoints"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / place / "1.png")
+    (tmp_path / "val/fox/._1.png").write_bytes(b"resource fork")
+    config = {"type": "dense.ImageFolder", "data_root": str(tmp_path), "split": "val"}
+    for options in ({"class_split": "train"}, {"metainfo": {"classes": ("cat", "dog", "fox")}}):
+        dataset = DATASETS.build({**config, **options})
+        assert dataset.metainfo["classes"] == ("cat", "dog", "fox")
+        assert [dataset.get_data_info(i)["gt_label"] for i in range(len(dataset))] == [0, 2]
+    (tmp_path / "val/wolf").mkdir()
+    with pytest.raises(OSError, match="val/wolf: not one of the 3 classes of .*train"):
+        DATASETS.build({**config, "class_split": "train"})

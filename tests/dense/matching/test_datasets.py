@@ -254,3 +254,14 @@ def test_unreadable_image(tmp_path):
     (tmp_path / "cup/1.png").write_bytes((tmp_path / "cup/1.png").read_bytes()[:40])
     with pytest.raises(OSError, match="cup/1.png: not an image that can be read"):
         PFWillow(tmp_path, pipeline=PIPELINE)[0]
+
+
+def test_pictures_that_exif_turns_are_refused_beside_keypoints(tmp_path):
+    write_spair(tmp_path)
+    dataset = SPair71k(tmp_path)
+    path = dataset.get_data_info(0)["source_path"]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path, exif=exif)
+    with pytest.raises(OSError, match=r"its EXIF wants it turned \(orientation 6\)"):
+        dataset.get_data_info(0)

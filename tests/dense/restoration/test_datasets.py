@@ -144,3 +144,25 @@ def test_errors(root):
     Image.new("RGB", (3, 9)).save(root / "empty/tiny.png")
     with pytest.raises(OSError, match="tiny.png: sides must be at least 4, found 9 x 3"):
         build(root, gt="empty", scale=4)[0]
+
+
+def test_pairs_go_by_the_path_below_the_folder(tmp_path):
+    for i, size in enumerate([(40, 40), (24, 24)]):
+        write_images(tmp_path / f"gt/{i:03d}", 1, size=size)
+        write_images(tmp_path / f"lq/{i:03d}", 1, size=(size[0] // 2, size[1] // 2))
+    dataset = build(tmp_path, gt="gt", lq="lq", scale=2)
+    assert [dataset[i]["inputs"].shape for i in range(2)] == [(3, 20, 20), (3, 12, 12)]
+    name = next((tmp_path / "lq/000").iterdir())
+    name.with_name(f"{name.stem}x2.png").write_bytes(name.read_bytes())
+    with pytest.raises(OSError, match="found .* and .*x2.png as its poor image, wanted one"):
+        build(tmp_path, gt="gt", lq="lq", scale=2)[0]
+
+
+@pytest.mark.parametrize("sides", [(40, 40), (20, 20), (8, 10), (12, 10), (80, 80)])
+def test_poor_images_of_another_scale_are_refused(tmp_path, sides):
+    write_images(tmp_path / "gt", 1, size=(40, 40))
+    write_images(tmp_path / "lq", 1, size=sides)
+    with pytest.raises(
+        OSError, match=rf"found {sides[0]} x {sides[1]} pixels, wanted 10 x 10: 1/4 of .*40 x 40"
+    ):
+        build(tmp_path, gt="gt", lq="lq", scale=4)[0]

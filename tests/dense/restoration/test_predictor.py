@@ -224,3 +224,10 @@ def test_memory_is_bounded():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak <= 36 * (2 * 300) ** 2
+
+
+def test_tiles_are_rounded_to_what_the_network_takes():
+    network = EDSR(scale=2)
+    network.multiple = 7
+    restorer = Restorer(network)
+    assert (restorer.tile, restorer.overlap) == (259, 35)

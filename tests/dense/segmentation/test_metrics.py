@@ -49,3 +49,9 @@ def test_equals_a_direct_sum():
         volumes = [(found[i : i + 2] == c, true[i : i + 2] == c) for i in (0, 2, 4)]
         dice = [2 * (p & t).sum() / (p.sum() + t.sum()) for p, t in volumes]
         assert scores[f"dice/3d/{name}"] == pytest.approx(100 * np.mean(dice), abs=0.01)
+
+
+def test_a_class_without_truth_is_nan_and_left_out():
+    scores = evaluate([sample(1, 1, [[1, 0]], [[1, 0]])])
+    assert scores["dice/2d"] == scores["dice/3d"] == 100 and np.isnan(scores["dice/2d/spleen"])
+    assert np.isnan(evaluate([sample(1, 1, [[0, 0]], [[0, 0]])])["dice/2d"])

@@ -132,7 +132,7 @@ def test_ucsd_archive(tmp_path):
     assert labels_of(UCSDPed(tmp_path, "test", **SMALL)) == wanted
 
     (tmp_path / "Test/Test001_gt/013.bmp").write_bytes(b"")
-    with pytest.raises(OSError, match=r"013\.bmp: not a mask image"):
+    with pytest.raises(OSError, match=r"013\.bmp: not an image that can be read"):
         UCSDPed(tmp_path, "test", **SMALL)
     lines = ["% TestVideoFile{end+1}.gt_frame = [1:9];", "TestVideoFile = {};"]
     lines += [
@@ -220,3 +220,45 @@ def test_the_published_conversion(tmp_path):
         image = cv2.resize(frames[offset], (32, 32), interpolation=cv2.INTER_LINEAR)
         wanted = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).astype(np.float32) / 127.5 - 1
         assert np.allclose(clip[i, 0].numpy(), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("form", "wanted"),
+    [
+        ("7, 9:10", [7, 9, 10]),
+        ("2 3 4", [2, 3, 4]),
+        ("2,3,4", [2, 3, 4]),
+        ("2:2:6", [2, 4, 6]),
+        ("1 : 3 5", [1, 2, 3, 5]),
+        ("", []),
+    ],
+)
+def test_ranges_of_matlab(tmp_path, form, wanted):
+    (tmp_path / "a.m").write_text(f"TestVideoFile{{end+1}}.gt_frame = [{form}];")
+    label = read_labels(tmp_path / "a.m", {"a": 12})["a"]
+    assert [i + 1 for i, value in enumerate(label) if value] == wanted
+
+
+@pytest.mark.parametrize("form", ["x", "3:1", "0:2", "9:13", "1:0:3", "1.5", "-1:2"])
+def test_other_ranges_are_refused(tmp_path, form):
+    (tmp_path / "a.m").write_text(f"TestVideoFile{{end+1}}.gt_frame = [{form}];")
+    with pytest.raises(OSError, match=r"a\.m: has "):
+        read_labels(tmp_path / "a.m", {"a": 12})
+
+
+def test_masks_go_by_their_numbers(tmp_path):
+    masks = np.zeros((12, 8, 8, 3), np.uint8)
+    masks[[1, 9]] = 255
+    (tmp_path / "a_gt").mkdir()
+    for i, mask in enumerate(masks, 1):
+        cv2.imwrite(str(tmp_path / f"a_gt/{i}.bmp"), mask)
+    assert read_labels(tmp_path, {"a": 12})["a"] == [0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]
+    (tmp_path / "a_gt/5.bmp").unlink()
+    with pytest.raises(OSError, match=r"found 6\.bmp after 4\.bmp, wanted frames without a gap"):
+        read_labels(tmp_path, {"a": 11})
+
+
+def test_a_key_twice_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": [0], "a": [1]}')
+    with pytest.raises(OSError, match="has the key 'a' twice"):
+        read_labels(tmp_path / "a.json", {"a": 1})

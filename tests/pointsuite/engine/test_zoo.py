@@ -5,7 +5,14 @@ from torch import nn
 
 import dense
 import pointsuite
-from pointsuite.engine.checkpoint import CheckpointError, rename_keys, save_checkpoint, sha256
+from pointsuite.engine.checkpoint import (
+    CheckpointError,
+    keep_last_layers,
+    load_state_dict,
+    rename_keys,
+    save_checkpoint,
+    sha256,
+)
 from pointsuite.engine.network import Network, results
 from pointsuite.engine.zoo import ModelZoo
 
@@ -192,3 +199,13 @@ def test_results_leave_gaps_out():
     assert results(("a", "b"), {"s": (1, None), "m": (2, 3)}) == {"s": {"a": 1}, "m": {"a": 2, "b": 3}}
     with pytest.raises(ValueError):
         results(("a", "b"), {"s": (1,)})
+
+
+def test_last_layers_for_other_classes_stay():
+    """Of a hidden layer of another width the next one tells."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
+    state, left = keep_last_layers(model, nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 9)).state_dict())
+    assert left == ["1.weight", "1.bias"] and state["1.weight"].equal(model[1].weight)
+    state, left = keep_last_layers(model, nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)).state_dict())
+    with pytest.raises(CheckpointError, match=r"1 of another shape: 1\.weight"):
+        load_state_dict(model, state)

@@ -114,8 +114,10 @@ def test_compressed_data_that_did_not_get_smaller_is_stored_as_it_is():
 
 
 def test_separate_colours_and_normals_are_taken():
-    header = SMALL.replace("x y z", "x y z r g b nx ny nz").replace("4 4 4", "4 4 4 1 1 1 4 4 4")
-    header = header.replace("F F F", "F F F U U U F F F").replace("1 1 1", "1 1 1 1 1 1 1 1 1")
+    header = (
+        "FIELDS x y z r g b nx ny nz\nSIZE 4 4 4 1 1 1 4 4 4\nTYPE F F F U U U F F F\n"
+        "WIDTH 2\nHEIGHT 1\nPOINTS 2\n"
+    )
     arrays = read_pcd(header.encode() + b"DATA ascii\n0 0 0 255 0 51 0 0 1\n1 1 1 0 0 0 0 1 0\n")
     assert arrays["colors"].tolist() == [[255, 0, 51], [0, 0, 0]]
     assert arrays["normals"].tolist() == [[0, 0, 1], [0, 1, 0]]

@@ -88,3 +88,40 @@ def test_what_no_offset_can_mend_is_refused(points, message):
 def test_a_file_of_single_precision_that_has_lost_its_digits_says_so():
     (note,) = checked((XYZ * 0.01 + [500_000, 5_400_000, 300]).astype(np.float32)).notes
     assert "as float32, the file itself has lost what is finer" in note
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float32"])
+def test_whole_colours_within_255_are_bytes_whatever_their_type(kind):
+    """255 128 64 in a property of type int, which was taken as a share of 2^31."""
+    rgb = np.tile([127, 100, 64] if kind == "int8" else [255, 128, 64], (4, 1)).astype(kind)
+    cloud = checked(XYZ, colors=rgb)
+    np.testing.assert_allclose(cloud.colors, rgb / rgb.max(), atol=1e-6)
+    assert bool(cloud.notes) == (kind not in ("int8", "uint8"))
+    if cloud.notes:
+        assert f"took the colors, of type {kind} and up to 255, to be in 0..255" in cloud.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int32", "float64"])
+def test_colours_of_16_bits(kind):
+    cloud = checked(XYZ, colors=np.tile([65535, 257, 0], (4, 1)).astype(kind))
+    np.testing.assert_allclose(cloud.colors, np.tile([1, 257 / 65535, 0], (4, 1)), atol=1e-6)
+    assert "to be in 0..65535" in cloud.notes[0]
+
+
+def test_points_that_a_depth_camera_did_not_see_are_dropped_on_request():
+    """NaN points of an organised cloud, an infinite one, and one whose normal alone is NaN."""
+    points, normals = XYZ.copy(), np.tile([0, 0, 1.0], (4, 1))
+    points[0], points[1, 2], normals[3, 0] = np.nan, np.inf, np.nan
+    with pytest.raises(PointFileError, match="2 of 4 points that are NaN or infinite .*, or drop_nan"):
+        checked(points, normals)
+    cloud = checked(points, normals, np.full((4, 3), 9, np.uint8), [1, 2, 3, 4], drop_nan=True)
+    assert cloud.points.tolist() == [XYZ[2].tolist()] and cloud.part.tolist() == [3]
+    assert len(cloud.normals) == len(cloud.colors) == 1
+    assert cloud.notes == ("left out 3 of 4 points that are NaN or infinite",)
+    with pytest.raises(PointFileError, match="found 4 points that are all NaN"):
+        checked(np.full((4, 3), np.nan), drop_nan=True)
+
+
+def test_normals_of_length_0_are_said():
+    (note,) = checked(XYZ, np.zeros((4, 3))).notes
+    assert "4 of 4 normals of length 0" in note and "normals='estimate'" in note

@@ -106,3 +106,14 @@ def test_rotate_by():
 def test_bad_arguments(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("up", ["x", "y", "z"])
+def test_z_rotations_are_about_the_axis_that_points_up_in_the_data(up):
+    """Of a data set with y up, the published rotations "z" turn about y."""
+    sample = {"points": np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32), "up": up}
+    turned = RandomRotate("z")({**sample, "rng": np.random.default_rng(1)})
+    kept = np.isclose(turned["points"], sample["points"]).all(axis=0)
+    assert kept.tolist() == [axis == up for axis in "xyz"]
+    told = RandomRotate("z", axis=0)({**sample, "rng": np.random.default_rng(1)})
+    assert np.allclose(told["points"][:, 0], sample["points"][:, 0]) and "normals" not in told

@@ -187,3 +187,15 @@ def test_a_picture_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, mon
     with pytest.raises(OSError, match="disk full"):
         draw_cloud(POINTS, out=out, size=SIZE)
     assert out.read_bytes() == b"old" and os.listdir(tmp_path) == ["box.png"]
+
+
+@pytest.mark.parametrize("up", ["x", "y", "z"])
+def test_the_axis_that_points_up_turns_the_picture(up):
+    """Furniture with y up stands on its feet: as if it had been turned to z before."""
+    turned = np.roll(POINTS, "xyz".index(up) - 2, axis=1)
+    normals = np.roll(NORMALS, "xyz".index(up) - 2, axis=1)
+    wanted = draw_cloud(POINTS, "height", normals=NORMALS, size=SIZE)
+    np.testing.assert_array_equal(draw_cloud(turned, "height", normals=normals, size=SIZE, up=up), wanted)
+    assert np.linalg.det(scene.upright(np.eye(3), up)) == pytest.approx(1)
+    with pytest.raises(ValueError, match="up is 'w', wanted x, y or z"):
+        draw_cloud(POINTS, up="w")
