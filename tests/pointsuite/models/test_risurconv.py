@@ -157,7 +157,8 @@ def test_geometry_can_be_kept():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_classes": 0}, "at least 1, found 0"),
+        ({"num_classes": -1}, "num_classes must be at least 0 and width 1, found -1 and 2"),
+        ({"width": 0}, "found 40 and 0"),
         ({"centres": (64, 32)}, "one entry a layer"),
         ({"centres": (64, 128, 32, 16)}, "layer 1 wants 128 centres of 16 neighbours, but has 64 points"),
     ],
@@ -165,3 +166,10 @@ def test_geometry_can_be_kept():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         RISurConvClassifier(**arguments)
+
+
+@torch.no_grad()
+def test_no_classes_give_features():
+    network = pointsuite.create_model("risurconv_s_cls", num_classes=0).eval()
+    (points,) = network.example_inputs(2)
+    assert network(points).shape == (2, 128)
