@@ -16,6 +16,7 @@ Writes benchmark_<device>.json, .txt and .png to `--out`.
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pointsuite  # before PyTorch: it sets how threads wait  # isort: skip
@@ -185,6 +186,16 @@ def offset_attention(cloud: Cloud) -> Peers:
     return {"pointsuite": lambda: step(True), "torch": lambda: step(False)}
 
 
+def knn_graph(cloud: Cloud, dims: int) -> Peers:
+    """Graphs of the 20 nearest features of each point in 16 clouds."""
+    x = torch.randn(16, cloud.size, dims, device=cloud.device)
+    flat, batch = x.flatten(0, 1), torch.arange(16, device=cloud.device).repeat_interleave(cloud.size)
+    return {
+        "pointsuite": lambda: ops.graph.knn_graph(flat, 20, batch),
+        "torch cdist + topk": lambda: torch.cdist(x, x).topk(21, largest=False),
+    }
+
+
 # name -> (what to compare, the largest cloud, arithmetic and numbers moved for a cloud of n points)
 OPS = {
     "knn": (knn, SIZES[-1], lambda n: (8 * n * n, n * (3 + 3 * K))),
@@ -204,6 +215,14 @@ OPS = {
         lambda n: (64 * n * K * CHANNELS, 162 * n * K),
     ),
     "offset_attention": (offset_attention, 16_384, lambda n: (300 * n * K * K, 400 * n * K)),
+    **{
+        f"knn_graph_{dims}": (
+            partial(knn_graph, dims=dims),
+            4096,
+            lambda n, d=dims: (32 * n * n * d, 16 * n * d),
+        )
+        for dims in (16, 32, 64, 128, 256)
+    },
 }
 
 

@@ -8,6 +8,7 @@ On several GPUs or in several processes: tools/dist_test.sh.
 """
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from pointsuite.engine import command
@@ -18,6 +19,10 @@ DRAWING_HOOKS = {  # by default_scope
     "mmdet": {"type": "DetVisualizationHook", "draw": True},
     "dense": {"type": "DrawingHook"},
 }
+CAPTIONED = {  # visualizers of the libraries, and ours that say what a picture shows
+    "DetLocalVisualizer": "mmdet.CaptionedDetVisualizer",
+    "SegLocalVisualizer": "mmseg.CaptionedSegVisualizer",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,13 +30,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "checkpoint",
         nargs="?",
-        help="a path, a work dir (its last checkpoint), or a URL with its digest (#sha256=...); without one, "
-        "weights are as the config initialises them, for baselines that learn nothing",
+        help="a path, a work dir (its last checkpoint), or a URL with its digest (#sha256=...); none for "
+        "networks without parameters, or where a work dir stands in place of the config",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="random",
+        help="another name of CHECKPOINT; 'random' for weights as the config initialises them",
     )
     parser.add_argument(
         "--protocols",
         action="store_true",
-        help="test a classifier of clouds under z/z, z/SO3 and SO3/SO3 and draw its predictions",
+        help="test a classifier of clouds under z/z, z/SO3 and SO3/SO3 and draw its predictions; a network "
+        "that is not invariant to rotation, under those that it was trained for",
     )
     parser.add_argument(
         "--so3-checkpoint", help="with --protocols: a second network, trained under SO(3), for SO3/SO3"
@@ -50,10 +61,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     import dense  # noqa: F401  before mmcv, mmdet and mmseg, which need its operators
     from pointsuite.engine.checkpoint import find_checkpoint
+    from pointsuite.engine.predictor import check_weights
 
+    random = args.weights == "random"
+    if args.weights and args.checkpoint:
+        raise UsageError(f"found {args.checkpoint} and --weights {args.weights}, wanted one of them")
     cfg = command.load_config(args)
     command.check_test(cfg, args.config)
-    cfg.load_from = args.checkpoint and find_checkpoint(args.checkpoint)
+    source = args.checkpoint if random else args.weights or args.checkpoint
+    cfg.load_from = source and find_checkpoint(source)
     cfg.resume = False
     if cfg.load_from is None and (args.protocols or args.parts):
         raise UsageError("--protocols and --parts want a checkpoint")
@@ -64,18 +80,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         runner = command.build_runner(cfg)
         if cfg.load_from is None:
-            initialise(runner)
+            if not random:
+                check_weights(runner.model, args.config, "--weights random")
+            runner.model.init_weights()
         runner.test()
         if args.parts:
             draw_test_parts(runner)
-
-
-def initialise(runner) -> None:
-    """Give the model the weights that its config asks for, and say of how many numbers nobody else knows."""
-    count = sum(parameter.numel() for parameter in runner.model.parameters())
-    if count:
-        runner.logger.warning(f"no checkpoint: {count:,} parameters are as the config initialises them")
-    runner.model.init_weights()
 
 
 def draw_images(cfg, folder: str) -> None:
@@ -87,6 +97,10 @@ def draw_images(cfg, folder: str) -> None:
             f"{', '.join(DRAWING_HOOKS)}"
         )
     cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(hook)]
+    captioned = CAPTIONED.get(cfg.visualizer.type, cfg.visualizer.type)
+    if captioned != cfg.visualizer.type:
+        import_module(f"dense.{'detection' if captioned.startswith('mmdet') else 'segmentation'}")
+    cfg.visualizer.type = captioned
     cfg.visualizer.update(save_dir=folder, vis_backends=[{"type": "LocalVisBackend"}])
 
 
@@ -117,37 +131,67 @@ def test_protocols(cfg, args) -> None:
     import numpy as np
     import torch
 
-    from pointsuite.engine.checkpoint import find_checkpoint
-    from pointsuite.evaluation import evaluate_protocols, format_protocols
+    from pointsuite.engine.checkpoint import atomic_write, find_checkpoint
+    from pointsuite.engine.runner.preflight import look
+    from pointsuite.evaluation import PROTOCOLS, evaluate_protocols, format_protocols
     from pointsuite.visualization import draw_predictions
 
     runner = command.build_runner(cfg)
     dataset = runner.build_dataloader(cfg.test_dataloader).dataset
+    for line in look("test", dataset, runner.model):
+        runner.logger.info(line)
     device = next(runner.model.parameters()).device
-    runner.load_checkpoint(cfg.load_from)
-    networks = {"z": runner.model, "SO3": runner.model}
+    networks = find_networks(runner, cfg.load_from, dataset)
     if args.so3_checkpoint:
-        other = command.build_runner(cfg)
-        other.load_checkpoint(find_checkpoint(args.so3_checkpoint))
-        networks["SO3"] = other.model
-    results = evaluate_protocols(
-        networks, dataset, num_rotations=args.num_rotations, seed=args.seed or 0, device=torch.device(device)
-    )
-    print(format_protocols(results))
+        path = find_checkpoint(args.so3_checkpoint)
+        others = find_networks(command.build_runner(cfg), path, dataset)
+        if "SO3" not in others:
+            found = "under z" if others else "without rotation"
+            raise UsageError(f"--so3-checkpoint {path}: trained {found}, wanted one trained under SO(3)")
+        networks["SO3"] = others["SO3"]
+    served = [protocol for protocol in PROTOCOLS if protocol.split("/")[0] in networks]
+    if not served:
+        raise UsageError(
+            f"{cfg.load_from}: its network is not invariant to rotation, and its training has no "
+            "RandomRotate under z or SO(3), so it has no row: train it with one, or give --so3-checkpoint"
+        )
+    options = {"num_rotations": args.num_rotations, "seed": args.seed or 0, "device": torch.device(device)}
+    results = evaluate_protocols(networks, dataset, served, **options)
+    print(format_protocols(results, [protocol for protocol in PROTOCOLS if protocol not in served]))
+    if "SO3" not in networks:
+        print("not invariant to rotation; --so3-checkpoint takes a network that was trained under SO(3)")
 
-    shown = results["z/SO3"]
+    name = "z/SO3" if "z/SO3" in results else served[0]
+    shown = results[name]
     folder = Path(cfg.work_dir)
     predictions = folder / "predictions.npz"
-    np.savez(
-        predictions,
-        index=np.arange(len(shown.labels)),
-        label=shown.labels,
-        prediction=shown.predictions[0],
-        classes=np.array(dataset.metainfo["classes"]),
-    )
+    with atomic_write(predictions) as file:
+        np.savez(
+            file,
+            index=np.arange(len(shown.labels)),
+            label=shown.labels,
+            prediction=shown.predictions[0],
+            classes=np.array(dataset.metainfo["classes"]),
+        )
     pictures = (folder / "predictions.png", folder / "confusion.png")
-    draw_predictions(dataset.metainfo["data_file"], predictions, *pictures, split=dataset.metainfo["split"])
-    print(f"pictures of z/SO3: {pictures[0]} {pictures[1]}")
+    draw_predictions(dataset.data_file, predictions, *pictures, split=dataset.split)
+    print(f"pictures of {name}: {pictures[0]} {pictures[1]}")
+
+
+def find_networks(runner, path: str, dataset) -> dict:
+    """The model with a checkpoint's weights by the training rotations that it may stand for.
+
+    A checkpoint that does not say how it was trained is taken to be trained as the config says.
+    """
+    from pointsuite.evaluation import is_invariant, training_rotation
+
+    meta = runner.load_checkpoint(path).get("meta") or {}
+    if is_invariant(runner.model, len(dataset[0]["inputs"])):
+        return {"z": runner.model, "SO3": runner.model}
+    said = str(meta.get("cfg", ""))
+    config = said if "train_dataloader" in said else runner.cfg
+    rotation = training_rotation(config, dataset.metainfo["up"])
+    return {rotation: runner.model} if rotation else {}
 
 
 if __name__ == "__main__":

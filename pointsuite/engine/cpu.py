@@ -6,22 +6,32 @@ as long. Raising two thresholds makes such blocks reusable; the process keeps it
 
 Waiting: OpenMP's threads spin while they wait for each other. Where another program wants the cores, they
 wait for a thread that is not running, thousands of times a training step. Short spins cost little on a
-quiet machine and keep a busy one usable.
+quiet machine and keep a busy one usable. GNU's OpenMP reads how long once, when PyTorch loads it: where that
+was imported before, a warning says so.
 """
 
 import ctypes
 import os
+import sys
+import warnings
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST = 2**30
 
 
 def prepare_process() -> None:
-    """Apply both settings; the second has an effect only if PyTorch has not been imported yet."""
+    """Apply both settings, the second to this process or, if PyTorch is there already, to those it starts."""
     if os.environ.get("POINTSUITE_CPU") == "system":
         return
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "1000"
+        if "torch" in sys.modules and os.environ.get("OMP_NUM_THREADS") != "1":
+            warnings.warn(
+                "torch was imported before pointsuite, so its threads spin while they wait, which may take "
+                "ten times as long on a busy machine: import pointsuite or dense first, or set "
+                "GOMP_SPINCOUNT=1000 (POINTSUITE_CPU=system leaves it as it is)",
+                stacklevel=3,
+            )
     keep_freed_memory()
 
 

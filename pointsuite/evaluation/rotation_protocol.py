@@ -2,13 +2,17 @@
 
 z/z: trained and tested under rotations about the vertical axis; z/SO3: tested under all rotations; SO3/SO3:
 trained under all rotations too (Esteves et al., "Learning SO(3) equivariant representations with spherical
-CNNs", 2018). A network that is invariant to rotation has three equal rows.
+CNNs", 2018). A network that is invariant to rotation has three equal rows, however it was trained; any other
+has rows of the rotation that it was trained under.
 """
 
+import ast
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +20,8 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from pointsuite.datasets import PointCloudDataset
-from pointsuite.transforms.rotate import RandomRotate, RotateBy
+from pointsuite.datasets.examples import example_clouds
+from pointsuite.transforms.rotate import RandomRotate, RotateBy, random_rotation
 
 from .accuracy import confusion_matrix, mean_class_accuracy, overall_accuracy
 
@@ -63,6 +68,70 @@ class ProtocolResult:
         }
 
 
+def training_rotation(config: Mapping[str, Any] | str, up: str = "z") -> str | None:
+    """The rotation that a config trains under, "z" or "SO3"; None without one, or where data sets differ.
+
+    Args:
+        config: or its text, as a checkpoint holds it, which is read and not run.
+        up: the axis of the data that points up, which "z" rotations are about.
+
+    Raises:
+        ValueError: the text is not Python's.
+    """
+    if isinstance(config, str):
+        try:
+            body = ast.parse(config).body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise ValueError(f"found {config[:40]!r}, wanted the text of a config") from error
+        lines = [node for node in body if isinstance(node, ast.Assign)]
+        config = {getattr(line.targets[0], "id", ""): _plain(line.value) for line in lines}
+    found = set()
+    for pipeline in _find(config.get("train_dataloader"), lambda part: part.get("pipeline")):
+        steps = _find(pipeline, lambda part: part if str(part.get("type")).endswith("RandomRotate") else None)
+        axes = (None, "xyz".index(up))
+        modes = {s.get("mode", "z") for s in steps if s.get("mode") == "so3" or s.get("axis") in axes}
+        found.add("SO3" if "so3" in modes else "z" if "z" in modes else None)
+    return found.pop() if len(found) == 1 else None
+
+
+def _plain(node: ast.AST) -> Any:
+    """What a config's text makes of dict(...), {}, [], () and constants; None for anything else."""
+    match node:
+        case ast.Call(func=ast.Name(id="dict"), keywords=keywords):
+            return {keyword.arg: _plain(keyword.value) for keyword in keywords}
+        case ast.Dict(keys=keys, values=values):
+            return dict(zip(map(_plain, keys), map(_plain, values), strict=True))
+        case ast.List(elts=parts) | ast.Tuple(elts=parts):
+            return [_plain(part) for part in parts]
+    return node.value if isinstance(node, ast.Constant) else None
+
+
+def _find(part: Any, wanted: Callable[[Mapping], Any]) -> Iterator[Any]:
+    """What `wanted` takes of each dict in nested lists and dicts, outermost first, and nothing below that."""
+    if isinstance(part, Mapping) and (found := wanted(part)) is not None:
+        yield found
+    elif isinstance(part, Mapping | list | tuple):
+        for inner in part.values() if isinstance(part, Mapping) else part:
+            yield from _find(inner, wanted)
+
+
+def is_invariant(network: nn.Module, num_points: int = 1024) -> bool:
+    """Whether rotations change a network's logits of random clouds, in float64, by rounding only (1e-6)."""
+    double = copy.deepcopy(network).cpu().double().eval()
+    vars(double).pop("forward", None)  # a compiled one would be that of the original
+    options = {"mode": "tensor"} if isinstance(network, BaseModel) else {}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        clouds = example_clouds(4, num_points).double()
+        logits = double(clouds, **options)
+        for seed in range(2):
+            matrix = torch.from_numpy(random_rotation(np.random.default_rng(seed)))
+            turned = double((clouds.unflatten(-1, (2, 3)) @ matrix.T).flatten(-2), **options)
+            if not torch.allclose(turned, logits, rtol=0, atol=1e-6 * float(logits.abs().max())):
+                return False
+    return True
+
+
 def evaluate_protocols(
     networks: Callable | Mapping[str, Callable],
     dataset: PointCloudDataset,
@@ -83,7 +152,7 @@ def evaluate_protocols(
     Args:
         networks: what maps (B, N, 6) to logits (B, classes), a module or MMEngine model (called with
             mode="tensor"); or a mapping from the train rotation, "z" or "SO3", to such a network. One
-            network stands for both.
+            network stands for both: it is invariant (see :func:`is_invariant`), or protocols name one.
         dataset: with a pipeline that ends in PackPoints and has no rotation of its own.
         protocols: names out of ``PROTOCOLS``.
         device: where the clouds go; the networks must be there.
@@ -164,10 +233,10 @@ def _predict(
     return np.concatenate(predictions)
 
 
-def format_protocols(results: Mapping[str, ProtocolResult]) -> str:
+def format_protocols(results: Mapping[str, ProtocolResult], not_trained: Sequence[str] = ()) -> str:
     """A table: each row begins with the protocol's name, then the overall accuracy in percent.
 
-    A line before it says which axis points up, where the results know.
+    A line before it says which axis points up, where the results know. Rows `not_trained` have no numbers.
     """
     columns = {
         "overall_accuracy": "overall %",
@@ -183,4 +252,4 @@ def format_protocols(results: Mapping[str, ProtocolResult]) -> str:
         summary = result.summary()
         cells = [f"{summary[key]:12.2f}" for key in columns]
         lines.append(" ".join([f"{protocol:8}", *cells, f"{len(result.predictions):12d}"]))
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"{protocol:8}  not trained" for protocol in not_trained)])

@@ -3,24 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from pointsuite.datasets import PointDataSample
+from pointsuite.datasets.examples import example_clouds
+from pointsuite.datasets.layout import IGNORED
 from pointsuite.engine.network import Network
 from pointsuite.engine.task_model import TaskModel, stack_inputs
 from pointsuite.registry import MODELS
 
 from .voting import Votes
-
-
-def example_clouds(batch: int, size: int) -> Tensor:
-    """Random points with unit normals (B, N, 6): ellipsoids, each of its own axes, denser on one side."""
-    axes = 0.3 + 0.7 * torch.rand(batch, 1, 3)
-    unit = normalize(torch.randn(batch, size, 3) + 0.5, dim=-1)
-    return torch.cat([unit * axes, normalize(unit / axes, dim=-1)], -1)
 
 
 class CloudNetwork(Network, nn.Module):
@@ -92,6 +85,17 @@ class PointCloudModel(TaskModel):
         super().__init__(network, data_preprocessor, init_cfg)
         self.criterion = self.build_loss(loss or {"type": "CrossEntropyLoss"})
         self.votes = Votes(**(votes or {}))
+
+    def compute_loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        """The loss; 0, with a gradient of 0, of a batch in which nothing counts, whose mean is 0 / 0.
+
+        What does not count has the loss's `ignore_index`, or a class of weight 0.
+        """
+        counts = truth != getattr(self.criterion, "ignore_index", IGNORED)
+        weight = getattr(self.criterion, "weight", None)
+        if isinstance(weight, Tensor) and not truth.is_floating_point():
+            counts = counts & (weight[truth.where(counts, 0).clamp(max=len(weight) - 1)] > 0)
+        return self.criterion(logits, truth) if counts.any() else 0 * logits.sum()
 
 
 MODELS.register_module(module=nn.CrossEntropyLoss)

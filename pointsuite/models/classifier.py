@@ -25,7 +25,7 @@ class PointCloudClassifier(PointCloudModel):
         else:
             logits, losses = self.network(inputs), {}
         labels = torch.stack([sample.gt_label for sample in data_samples])
-        return {"loss": self.criterion(logits.float(), labels), **losses}
+        return {"loss": self.compute_loss(logits.float(), labels), **losses}
 
     def predict(self, inputs: Tensor, data_samples: Sequence[PointDataSample]) -> list[PointDataSample]:
         for sample, scores in zip(data_samples, self.votes(self.network, inputs), strict=True):

@@ -20,6 +20,8 @@ class PointCloudPartSegmenter(PointCloudModel):
     and parts (B * N,). See :class:`PointCloudModel`.
     """
 
+    classes_key = "part_classes"
+
     @staticmethod
     def _category(data_samples: Sequence[PointDataSample] | None) -> list[Tensor]:
         """The network's arguments beside the points."""
@@ -31,8 +33,8 @@ class PointCloudPartSegmenter(PointCloudModel):
 
     def loss(self, inputs: Tensor, data_samples: Sequence[PointDataSample]) -> dict[str, Tensor]:
         part = torch.stack([sample.gt_part for sample in data_samples])
-        logits = self._forward(inputs, data_samples)
-        return {"loss": self.criterion(logits.flatten(0, 1).float(), part.flatten())}
+        logits = self._forward(inputs, data_samples).flatten(0, 1).float()
+        return {"loss": self.compute_loss(logits, part.flatten())}
 
     def predict(self, inputs: Tensor, data_samples: Sequence[PointDataSample]) -> list[PointDataSample]:
         scores_of_all = self.votes(self.network, inputs, *self._category(data_samples))

@@ -86,13 +86,19 @@ def _(points, num_samples, start, valid, backend):
 
 
 def _fps_torch(points: Tensor, num_samples: int, start: Tensor, counts: Tensor) -> Tensor:
+    """The portable form, of points (B, N, D) of any width."""
     rows = torch.arange(len(points), device=points.device)
     real = torch.arange(points.shape[1], device=points.device) < counts[:, None]
     nearest = torch.where(real, torch.inf, -torch.inf).to(points.dtype)  # squared distance to the chosen
     current, chosen = start, [start]
     for _ in range(num_samples - 1):
-        x, y, z = (points - points[rows, current][:, None]).unbind(-1)
-        nearest = torch.minimum(nearest, x * x + y * y + z * z)
+        offset = points - points[rows, current][:, None]
+        if offset.shape[-1] == 3:
+            x, y, z = offset.unbind(-1)
+            sqdist = x * x + y * y + z * z
+        else:
+            sqdist = offset.square().sum(-1)
+        nearest = torch.minimum(nearest, sqdist)
         current = (nearest == nearest.amax(1, keepdim=True)).to(torch.uint8).argmax(1)  # the first maximum
         chosen.append(current)
     return torch.stack(chosen, 1)

@@ -197,11 +197,12 @@ def _features_torch(centres, centre_normals, points, normals, origins, idx, shif
     batch = torch.arange(len(points), device=points.device)[:, None, None]
     slot = _order_torch(points[batch, idx] - centres[:, :, None], centre_normals, fixed, propagation)
     idx = idx.gather(2, slot)
-    x, nx = points[batch, idx] - origins[:, :, None], normals[batch, idx]
-    b, nb = x.roll(shift, 2), nx.roll(shift, 2)
-    a, na = x.roll(-shift, 2), nx.roll(-shift, 2)
+    p, nx = points[batch, idx], normals[batch, idx]
+    x, nb, na = p - origins[:, :, None], nx.roll(shift, 2), nx.roll(-shift, 2)
     normal = centre_normals[:, :, None]
-    ux, ub, ua, uxb, uax = _unit(x), _unit(b), _unit(a), _unit(x - b), _unit(a - x)
+    # Neighbours are subtracted themselves: far from the origin their offsets are rounded.
+    ux, uxb = _unit(x), _unit(p - p.roll(shift, 2))
+    ub, ua, uax = ux.roll(shift, 2), ux.roll(-shift, 2), uxb.roll(-shift, 2)
     features = [
         x.norm(dim=-1),
         _dot(ux, normal),
@@ -247,7 +248,6 @@ def _feature_rows(
     slot = np.empty(count, np.int64)
     unit = np.empty((count, 3), points.dtype)  # unit(x)
     edge = np.empty((count, 3), points.dtype)  # unit(x - b), so that slot a holds unit(a - x)
-    offset = np.empty((count, 3), points.dtype)
     around = np.empty((count, 3), points.dtype)  # the neighbours' normals
     for row in range(start, stop):
         b, s = row // size, row % size
@@ -294,14 +294,11 @@ def _feature_rows(
             x, y, z = points[b, j, 0] - origin[0], points[b, j, 1] - origin[1], points[b, j, 2] - origin[2]
             far = math.sqrt(x * x + y * y + z * z)
             scale = one / (far + eps)
-            offset[i, 0], offset[i, 1], offset[i, 2] = x, y, z
             unit[i, 0], unit[i, 1], unit[i, 2], length[i] = x * scale, y * scale, z * scale, far
             around[i, 0], around[i, 1], around[i, 2] = normals[b, j, 0], normals[b, j, 1], normals[b, j, 2]
         for i in range(count):
-            before = (i - shift) % count
-            x = offset[i, 0] - offset[before, 0]
-            y = offset[i, 1] - offset[before, 1]
-            z = offset[i, 2] - offset[before, 2]
+            p, q = points[b, ordered[b, s, i]], points[b, ordered[b, s, (i - shift) % count]]
+            x, y, z = p[0] - q[0], p[1] - q[1], p[2] - q[2]  # offsets from a far origin are rounded
             scale = one / (math.sqrt(x * x + y * y + z * z) + eps)
             edge[i, 0], edge[i, 1], edge[i, 2] = x * scale, y * scale, z * scale
         for i in range(count):

@@ -175,14 +175,13 @@ def _surface_kernel(
     at_b = tl.load(idx + tl.gather(order, (slot + K - SHIFT) % K, 1), mask=real, other=0)
     at_a = tl.load(idx + tl.gather(order, (slot + SHIFT) % K, 1), mask=real, other=0)
     origin = _load(origins, row, inside)
-    x = _minus(_load(points, at_x, real), origin)
-    b = _minus(_load(points, at_b, real), origin)
-    a = _minus(_load(points, at_a, real), origin)
+    x, b, a = _load(points, at_x, real), _load(points, at_b, real), _load(points, at_a, real)
+    from_b, to_a = _unit(_minus(x, b), EPS), _unit(_minus(a, x), EPS)  # offsets would be rounded
+    x, b, a = _minus(x, origin), _minus(b, origin), _minus(a, origin)
     normal_x = _load(normals, at_x, real)
     normal_b = _load(normals, at_b, real)
     normal_a = _load(normals, at_a, real)
     length = _length(x)
-    from_b, to_a = _unit(_minus(x, b), EPS), _unit(_minus(a, x), EPS)
     x, b, a = _unit(x, EPS), _unit(b, EPS), _unit(a, EPS)
 
     out = row * K + slot

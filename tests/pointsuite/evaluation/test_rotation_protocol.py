@@ -1,12 +1,21 @@
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch import nn
 
 from pointsuite.datasets import Clouds, FileInfo, PointCloudDataset, write_clouds
 from pointsuite.datasets.layout import encode_normals, encode_points
-from pointsuite.evaluation import PROTOCOLS, ProtocolResult, evaluate_protocols, format_protocols
+from pointsuite.evaluation import (
+    PROTOCOLS,
+    ProtocolResult,
+    evaluate_protocols,
+    format_protocols,
+    is_invariant,
+    training_rotation,
+)
+from pointsuite.models import DGCNNClassifier, PointCloudClassifier, PointNetClassifier, RISurConvClassifier
 
 PIPELINE = [{"type": "NormalizeUnitSphere"}, {"type": "PackPoints"}]
 
@@ -87,7 +96,6 @@ def test_seeds_fix_the_rotations(tmp_path):
     dataset = make_dataset(tmp_path)
 
     def run(**options):
-        dataset.set_epoch(dataset._epoch + 1)
         return evaluate_protocols(upright, dataset, ["z/SO3"], **options)["z/SO3"].predictions
 
     np.testing.assert_array_equal(run(), run())
@@ -150,6 +158,7 @@ def test_summary_and_table():
     assert header.split()[:2] == ["protocol", "overall"]
     assert row.split() == ["z/z", "87.50", "12.50", "75.00", "100.00", "75.00", "2"]
     assert len(header) == len(row)
+    assert format_protocols(results, ["SO3/SO3"]).splitlines()[2].split() == ["SO3/SO3", "not", "trained"]
 
 
 def test_the_protocols_turn_about_the_axis_that_points_up(tmp_path):
@@ -170,3 +179,64 @@ def test_the_protocols_turn_about_the_axis_that_points_up(tmp_path):
     assert format_protocols(results).startswith(
         'rotations "z" are about y, which is up in the data\nprotocol'
     )
+
+
+def training_config(*steps, **dataset):
+    pipeline = [{"type": "NormalizeUnitSphere"}, *steps, {"type": "PackPoints"}]
+    return {"train_dataloader": {"dataset": {"type": "PointCloudDataset", "pipeline": pipeline, **dataset}}}
+
+
+Z, SO3 = {"type": "RandomRotate"}, {"type": "pointsuite.RandomRotate", "mode": "so3"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted"),
+    [
+        ([Z], "z"),
+        ([SO3], "SO3"),
+        ([], None),
+        ([{**Z, "mode": "none"}], None),
+        ([Z, SO3], "SO3"),
+        ([{"type": "RandomChoice", "transforms": [[SO3]]}], "SO3"),
+        ([{**Z, "axis": 2}], "z"),
+        ([{**Z, "axis": 1}], None),  # about another axis than that which points up
+        ([{**SO3, "axis": 1}], "SO3"),
+    ],
+)
+def test_the_rotation_of_a_training(steps, wanted):
+    config = training_config(*steps)
+    wrapped = {"train_dataloader": {"dataset": {"type": "RepeatDataset", **config["train_dataloader"]}}}
+    for cfg in (config, wrapped, Config(config), Config(config).pretty_text, Config(wrapped).pretty_text):
+        assert training_rotation(cfg) == wanted
+
+
+def test_the_rotation_of_several_data_sets():
+    def both(*configs):
+        datasets = [config["train_dataloader"]["dataset"] for config in configs]
+        return {"train_dataloader": {"dataset": {"type": "ConcatDataset", "datasets": datasets}}}
+
+    z, so3 = training_config(Z), training_config(SO3)
+    assert training_rotation(both(z, z)) == "z" and training_rotation(both(z, so3)) is None
+    assert training_rotation(training_config({**Z, "axis": 1}), up="y") == "z"
+    assert training_rotation({"train_dataloader": None}) is training_rotation("") is None
+    with pytest.raises(ValueError, match="found '(.*)', wanted the text of a config"):
+        training_rotation("train_dataloader = dict(")
+    assert training_rotation("train_dataloader = open('/etc/passwd')") is None  # read, not run
+
+
+@pytest.mark.parametrize(
+    ("network", "wanted"),
+    [
+        (lambda: PointNetClassifier(3, global_channels=(16, 16), transform_channels=(16, 16)), False),
+        (lambda: DGCNNClassifier(3, channels=(16, 16), embed_channels=16, k=8), False),
+        (lambda: RISurConvClassifier(3, width=1), True),
+        (lambda: RISurConvClassifier(3, width=1, global_sign="lapack"), False),
+    ],
+)
+def test_invariance_is_measured(network, wanted):
+    torch.manual_seed(0)
+    network = network()
+    state = torch.get_rng_state()
+    assert is_invariant(network, 600) is is_invariant(PointCloudClassifier(network), 600) is wanted
+    assert network.training and next(network.parameters()).dtype == torch.float32
+    assert torch.equal(torch.get_rng_state(), state)

@@ -66,3 +66,13 @@ def test_clouds_of_different_sizes(data):
     data["inputs"][1] = torch.randn(6, 6)
     with pytest.raises(ValueError, match=r"one size, found \[\(5, 6\), \(6, 6\)\].*SamplePoints"):
         PointCloudClassifier(Mean()).data_preprocessor(data)
+
+
+def test_a_batch_in_which_no_label_counts_costs_nothing(data):
+    model = PointCloudClassifier(Mean(), {"type": "CrossEntropyLoss", "ignore_index": 2})
+    batch = model.data_preprocessor(data)
+    for sample in batch["data_samples"]:
+        sample.gt_label.fill_(2)
+    loss = model(**batch, mode="loss")["loss"]
+    loss.backward()
+    assert loss == 0 and all((p.grad == 0).all() for p in model.parameters())

@@ -13,9 +13,9 @@ import torch
 from torch.nn.functional import normalize
 
 import pointsuite
+from pointsuite.datasets.examples import example_clouds
 from pointsuite.engine.zoo import ZOO
 from pointsuite.models import PointNetClassifier
-from pointsuite.models.base import example_clouds
 from pointsuite.transforms import random_rotation
 
 from ... import contract as general

@@ -85,3 +85,29 @@ def test_built_from_a_config_it_learns():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("loss", "part"),
+    [
+        ({}, -100),
+        ({"label_smoothing": 0.1}, -100),
+        ({"ignore_index": 1}, 1),
+        ({"weight": [1.0, 2.0, 0.0]}, 2),
+        ({"weight": [1.0, 2.0, 3.0], "label_smoothing": 0.1}, -100),
+    ],
+)
+def test_a_batch_in_which_no_point_counts_costs_nothing(data, loss, part):
+    """A mean over no points is not a number; beside a point that counts, the others change nothing."""
+    model = PointCloudPartSegmenter(PerPoint(), {"type": "CrossEntropyLoss", **loss})
+    for sample in data["data_samples"]:
+        sample.gt_part = torch.full((5,), part)
+    batch = model.data_preprocessor(data)
+    found = model(**batch, mode="loss")["loss"]
+    found.backward()
+    assert found == 0 and all((p.grad == 0).all() for p in model.parameters())
+    data["data_samples"][1].gt_part[3] = 0
+    found = model(**batch, mode="loss")["loss"]
+    wanted = model.criterion(model(**batch)[1, 3:4].float(), torch.tensor([0]))
+    assert found > 0
+    torch.testing.assert_close(found, wanted)

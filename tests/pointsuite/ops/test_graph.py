@@ -1,4 +1,5 @@
 import math
+from inspect import signature
 
 import pytest
 import torch
@@ -157,18 +158,38 @@ def test_padding_at_most_doubles_what_is_held():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: graph.knn(x, x, 0), "k must be at least 1, found 0"),
-        (lambda x: graph.knn(x, x[:, :2].repeat(1, 4), 1), "one width, dtype and device"),
+        (lambda x: graph.knn(x, x, -1), "k must not be negative, found -1"),
+        (lambda x: graph.knn_graph(x, -2), "k must not be negative, found -2"),
+        (lambda x: graph.knn(x, x[:, :2].repeat(1, 4), 1), "one width and device"),
+        (lambda x: graph.knn(x, x[:, :2], 1), r"one width and device, found \(4, 3\) on cpu and \(4, 2\)"),
         (lambda x: graph.knn(x, x, 1, torch.tensor([1, 0, 0, 0])), "batch_x must be ascending"),
-        (lambda x: graph.knn(x, x, 1, None, torch.zeros(3).long()), r"batch_y must be int64 of shape \(4,\)"),
-        (lambda x: graph.knn(x * math.nan, x, 1), "points must be finite"),
+        (
+            lambda x: graph.knn(x, x, 1, None, torch.zeros(3).long()),
+            r"batch_y must be integers of shape \(4,\)",
+        ),
+        (lambda x: graph.knn(x, x, 1, None, torch.zeros(4)), "batch_y must be integers"),
+        (lambda x: graph.knn(x * math.nan, x, 1), r"x must be finite, found \[nan, nan, nan\] at point 0"),
+        (lambda x: graph.knn(x.repeat(1, 3), x.repeat(1, 3) / 0, 1), "y must be finite"),
+        (lambda x: graph.nearest(x, x * math.nan), "y must be finite"),
+        (lambda x: graph.fps(x / 0), "x must be finite"),
+        (lambda x: graph.knn(x + 1j, x, 1), "x must hold real numbers"),
+        (lambda x: graph.knn(x.double() + 1e200, x, 1), r"x and y must lie between .* found 1e\+200"),
         (lambda x: graph.knn_graph(x, 1, flow="up"), "flow must be .* found 'up'"),
-        (lambda x: graph.radius(x, x, 0), "r must be positive and finite, found 0"),
-        (lambda x: graph.radius(x, x, 1, max_num_neighbors=0), "max_num_neighbors must be at least 1"),
+        (lambda x: graph.radius(x, x, -1), "r must not be negative, found -1.0"),
+        (lambda x: graph.radius_graph(x, math.nan), "r must not be negative, found nan"),
+        (lambda x: graph.radius(x, x, 1, max_num_neighbors=-1), "max_num_neighbors must not be negative"),
         (lambda x: graph.fps(x, ratio=1.5), r"ratio must lie in \(0, 1\], found 1.5"),
-        (lambda x: graph.fps(x.repeat(1, 2)), "at most 3 dimensions, found 6"),
+        (lambda x: graph.fps(), "wants points as x or as src, found none"),
+        (lambda x: graph.fps(x, src=x), "found both"),
+        (lambda x: graph.fps(x, ptr=[0, 5]), r"ptr must ascend from 0 to 4 points, found \[0, 5\]"),
+        (lambda x: graph.fps(x, ptr=[0, 3, 2]), "ptr must ascend"),
+        (lambda x: graph.fps(x, ptr=torch.zeros(2)), r"ptr must be integers \(B \+ 1,\)"),
+        (
+            lambda x: graph.fps(x, torch.tensor([0, 0, 1, 1]), ptr=[0, 1, 4]),
+            "batch and ptr must say the same",
+        ),
         (lambda x: graph.fps(x, torch.arange(4), torch.ones(3)), "found 3 for 4"),
-        (lambda x: graph.knn(torch.zeros(4, 0), x, 1), r"x must have shape \(N, D >= 1\)"),
+        (lambda x: graph.knn(torch.zeros(4, 0), x, 1), r"x must hold real numbers of shape \(N, D >= 1\)"),
     ],
 )
 def test_bad_input(call, message):
@@ -223,12 +244,135 @@ class TestAgainstTorchCluster:
             )
 
 
-@pytest.mark.parametrize("name", ["knn", "knn_graph", "radius", "radius_graph", "nearest", "fps"])
-def test_signature_is_that_of_pytorch_geometric(name):
+SEARCH = ("num_workers", "batch_size")
+SIGNATURES = {  # argument names of PyTorch Geometric, then those that torch-cluster 1.6.3 has besides
+    "knn": ("x", "y", "k", "batch_x", "batch_y", "cosine", *SEARCH),
+    "knn_graph": ("x", "k", "batch", "loop", "flow", "cosine", *SEARCH),
+    "radius": ("x", "y", "r", "batch_x", "batch_y", "max_num_neighbors", *SEARCH, "ignore_same_index"),
+    "radius_graph": ("x", "r", "batch", "loop", "max_num_neighbors", "flow", *SEARCH),
+    "nearest": ("x", "y", "batch_x", "batch_y"),
+    "fps": ("x", "batch", "ratio", "random_start", "batch_size", "ptr", "src"),
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures(name):
+    assert tuple(signature(getattr(graph, name)).parameters) == SIGNATURES[name]
     pool = pytest.importorskip("torch_geometric.nn.pool")
-    import inspect
+    theirs = tuple(signature(getattr(pool, name)).parameters)
+    assert SIGNATURES[name][: len(theirs)] == theirs
 
-    def shape(function):
-        return [(p.name, p.default) for p in inspect.signature(function).parameters.values()]
 
-    assert shape(getattr(graph, name)) == shape(getattr(pool, name))
+def test_fps_takes_the_calls_of_torch_cluster():
+    x, batch = points(sum(SIZES_X)), batch_of(SIZES_X)
+    ptr = [0, *torch.tensor(SIZES_X).cumsum(0).tolist()]
+    wanted = graph.fps(x, batch, 0.3, False)
+    for bounds in (ptr, torch.tensor(ptr), torch.tensor(ptr).int()):
+        assert torch.equal(graph.fps(x, ratio=0.3, random_start=False, ptr=bounds), wanted)
+    assert torch.equal(graph.fps(x, batch, 0.3, False, ptr=ptr), wanted)
+    assert torch.equal(graph.fps(src=x, batch=batch, ratio=0.3, random_start=False, batch_size=9), wanted)
+    assert torch.equal(graph.fps(x, ratio=None, random_start=False), graph.fps(x, random_start=False))
+    assert len(graph.fps(x)) == 50 and len(graph.fps(x, ratio=1)) == 100
+    assert graph.fps(x, ptr=[7, 17], ratio=1.0).sort().values.tolist() == list(range(7, 17))
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [(torch.float32, 7), (torch.float64, 8)])
+def test_the_share_of_fps_is_rounded_in_the_type_of_the_points(dtype, wanted):
+    """0.07 * 100 is 7 in float32 and above 7 in float64; torch-cluster multiplies in the points' type."""
+    assert len(graph.fps(points(100, dtype=dtype), ratio=0.07)) == wanted
+
+
+@pytest.mark.parametrize("dims", [4, 6, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fps_in_more_than_three_dimensions(dims, dtype):
+    x, batch = points(60, dims, dtype), batch_of([25, 0, 35])
+    wanted = []
+    for first, size, count in ((0, 25, 10), (25, 35, 14)):
+        cloud, chosen = x[first : first + size].double(), [0]
+        while len(chosen) < count:
+            chosen.append(int(torch.cdist(cloud, cloud[chosen]).amin(1).argmax()))
+        wanted += [first + i for i in chosen]
+    assert graph.fps(x, batch, 0.4, random_start=False).tolist() == wanted
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3, 5])
+@pytest.mark.parametrize("offset", [0, 2**24, 2**40, 2**62])
+@pytest.mark.parametrize("spread", [2**5, 2**27, 2**31, 2**61])
+def test_integers_are_exact(dims, offset, spread):
+    """By Python's integers: neighbours, radius and farthest points, wherever float32 or int64 would round."""
+    generator = torch.Generator().manual_seed(dims)
+    x = offset + torch.randint(-spread, spread, (40, dims), generator=generator)
+    x[1] = x[0] + 1
+    rows = x.tolist()
+
+    def squared(i, j):
+        return sum((a - b) ** 2 for a, b in zip(rows[i], rows[j], strict=True))
+
+    near = [sorted(range(40), key=lambda j: (squared(i, j), j))[:5] for i in range(40)]
+    assert graph.knn(x, x, 5)[1].tolist() == sum(near, [])
+    others = [sorted(set(range(40)) - {i}, key=lambda j: (squared(i, j), j))[0] for i in range(40)]
+    assert graph.knn_graph(x, 1)[0].tolist() == others
+    assert graph.nearest(x[:1] + 1, x).tolist() == [1]
+    r = float(2 ** (spread.bit_length() - 1))
+    wanted = [(i, j) for i in range(40) for j in range(40) if squared(i, j) < r**2]
+    assert sorted(pairs(graph.radius(x, x, r, max_num_neighbors=None))) == wanted
+    chosen, least = [0], [squared(0, j) for j in range(40)]
+    while len(chosen) < 20:
+        chosen.append(least.index(max(least)))
+        least = [min(d, squared(chosen[-1], j)) for j, d in enumerate(least)]
+    assert graph.fps(x, random_start=False).tolist() == chosen
+
+
+def test_integers_of_every_type():
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool):
+        x = torch.tensor([[0, 0, 0], [1, 0, 0], [1, 1, 1]]).to(dtype)
+        assert graph.knn(x, x, 2)[1].tolist() == [0, 1, 1, 0, 2, 1]
+    x = torch.tensor([[0, 0, 0], [255, 0, 0], [128, 0, 0]], dtype=torch.uint8)
+    assert graph.knn(x, x[:1], 3)[1].tolist() == [0, 2, 1]  # as bytes, the square of 128 is 0
+
+
+def test_what_float32_cannot_square_is_computed_in_float64():
+    x = torch.tensor([[0.0, 0, 0], [1, 0, 0], [3, 0, 0], [6, 0, 0]])
+    for scale in (1e30, 1e-30):
+        assert graph.knn_graph(x * scale, 1)[0].tolist() == [1, 0, 1, 2]
+        assert graph.radius(x * scale, x[:1] * scale, 2 * scale)[1].tolist() == [0, 1]
+        assert graph.fps(x * scale, ratio=0.75, random_start=False).tolist() == [0, 3, 2]
+
+
+@pytest.mark.parametrize("dims", [2, 7])
+def test_no_radius_or_no_neighbours_is_no_edge(dims):
+    x = points(6, dims)
+    assert graph.radius(x, x, 0).shape == graph.radius_graph(x, 0.0, loop=True).shape == (2, 0)
+    for loop in (False, True):
+        assert graph.radius_graph(x, 9.0, loop=loop, max_num_neighbors=0).shape == (2, 0)
+    assert graph.radius(x, x, 9.0, max_num_neighbors=0).shape == graph.knn(x, x, 0).shape == (2, 0)
+    assert graph.knn_graph(x, 0).shape == (2, 0) and graph.knn_graph(x, 0, loop=True).shape == (2, 0)
+    assert graph.radius(x, x, math.inf).shape == (2, 36)
+
+
+@pytest.mark.parametrize("most", [2, 32, None])
+def test_the_same_index_is_left_out_on_request(ragged, most):
+    x, _, batch, _ = ragged
+    found = graph.radius(x, x, 1.4, batch, batch, most, ignore_same_index=True)
+    assert torch.equal(found, graph.radius_graph(x, 1.4, batch, False, most, flow="target_to_source"))
+    assert bool((found[0] != found[1]).all()) and found.shape[1] > 0
+    moved = graph.radius(x[1:], x, 1.4, batch[1:], batch, most, ignore_same_index=True)
+    assert bool((moved[0] != moved[1]).all())
+
+
+def test_sides_without_points():
+    x, none = points(5), torch.zeros(0, 3)
+    for empty in (none, torch.zeros(0), none.long(), none.double()):
+        assert graph.knn(empty, x, 3).shape == graph.knn(x, empty, 3).shape == (2, 0)
+        assert graph.radius(empty, x, 1.0).shape == graph.radius(x, empty, 1.0).shape == (2, 0)
+        assert graph.nearest(empty, x).shape == graph.fps(empty).shape == (0,)
+    assert graph.fps(none, ptr=[0, 0, 0]).shape == (0,)
+    wide = torch.zeros(0, 9)
+    assert graph.knn_graph(wide, 3).shape == graph.radius_graph(wide, 1.0).shape == (2, 0)
+    assert graph.fps(wide).shape == graph.fps(wide.long()).shape == (0,)
+
+
+def test_batches_of_any_integer_type():
+    x, batch = points(9), batch_of([4, 5])
+    for dtype in (torch.int32, torch.uint8):
+        assert torch.equal(graph.knn_graph(x, 2, batch.to(dtype)), graph.knn_graph(x, 2, batch))

@@ -235,3 +235,18 @@ def test_weighted_normal_bad_input():
         weighted_normal(torch.zeros(4, 3), sign="up")
     with pytest.raises(ValueError, match="offsets must have shape"):
         weighted_normal(torch.zeros(3))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_neighbours_close_together_and_far_from_the_centre(backend):
+    """1e-6 apart and 1e3 away: float32 rounds their offsets from the centre, and not their difference."""
+    points = torch.cat([torch.tensor([[[1e3, 0, 0]]]), 1e-6 * cloud(1, 8, dtype=torch.float32)], 1)
+    normals = normalize(cloud(1, 9, dtype=torch.float32, seed=1), dim=-1)
+    idx = torch.arange(9)[None, None]
+    arrays = (points[:, :1], normals[:, :1], points, normals, idx)
+    features, ordered = surface_features(*arrays, backend=backend)
+    p, n = points[0, ordered[0, 0]].double(), normals[0, ordered[0, 0]].double()
+    edge = p - p.roll(1, 0)
+    edge = edge / (edge.norm(dim=-1, keepdim=True) + 1e-7)
+    wanted = torch.stack([-(edge * n).sum(-1), (edge * n.roll(1, 0)).sum(-1)], -1)
+    torch.testing.assert_close(features[0, 0, :, 7:9].double(), wanted, rtol=0, atol=1e-6)

@@ -52,10 +52,12 @@ def brute_force(centre, normal, points, normals, idx, shift, origin, propagation
     axes = [0, 2, 1] if propagation else [0, 1, 2]
     key = side * dot(x[:, axes], x[reference, axes]) - (1 - side)
     idx = idx[np.argsort(-key, kind="stable")]
-    x, normal_x = points[idx] - origin, normals[idx]
+    x, normal_x = points[idx], normals[idx]
     b, normal_b = np.roll(x, shift, 0), np.roll(normal_x, shift, 0)
     a, normal_a = np.roll(x, -shift, 0), np.roll(normal_x, -shift, 0)
-    ux, ub, ua, from_b, to_a = unit(x), unit(b), unit(a), unit(x - b), unit(a - x)
+    from_b, to_a = unit(x - b), unit(a - x)
+    x, b, a = x - origin, b - origin, a - origin
+    ux, ub, ua = unit(x), unit(b), unit(a)
     features = [
         length(x),
         dot(ux, normal),
