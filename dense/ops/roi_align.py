@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pointsuite.engine.backends import choose_backend
 
-from .sampling import Taps, cross_taps, edge_taps, merge_taps, sum_rows, to_rows
+from .sampling import Taps, check_maps, cross_taps, edge_taps, merge_taps, sum_rows, to_rows
 
 TAPS = 2**22  # taps made at once: bounds the memory
 
@@ -41,14 +41,11 @@ def roi_align(
         its edge, others zero. A box of no size, or of a negative one, gives zeros where sampling_ratio is 0.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown pool_mode.
+        ValueError: shapes that do not fit, images that do not exist (on CPUs), an unknown pool_mode.
 
     Source: He et al., "Mask R-CNN", ICCV 2017, section 3.
     """
-    if input.ndim != 4 or not input.is_floating_point():
-        raise ValueError(f"input must be floating (B, C, H, W), found {input.dtype} {tuple(input.shape)}")
-    if rois.ndim != 2 or rois.shape[1] != 5:
-        raise ValueError(f"rois must be (R, 5), found {tuple(rois.shape)}")
+    check_rois(input, rois, 5)
     if pool_mode not in ("avg", "max"):
         raise ValueError(f"pool_mode must be 'avg' or 'max', found {pool_mode!r}")
     size = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
@@ -70,6 +67,7 @@ def roi_align_forward(
     backend: str = "auto",
 ) -> tuple[Tensor, ...]:
     """What :func:`roi_align` returns; with "max" also the places y and x on the map, -2 without any."""
+    check_rois(input, rois, 5)
     if choose_backend(backend, input, triton=True) == "triton":
         from .triton.roi_align import forward
 
@@ -168,6 +166,19 @@ def _maximum(input, rois, size, spatial_scale, sampling_ratio, aligned):
         best_y[part], best_x[part] = value_y, value_x
     output = join_parts(order, pooled, len(rois))
     return tuple(t.permute(0, 3, 1, 2) for t in (output, best_y, best_x))
+
+
+def check_rois(input: Tensor, rois: Tensor, columns: int, name: str = "rois") -> None:
+    """That maps are floating (B, C, H, W) and ``rois`` (R, columns), the first column an image's index."""
+    check_maps(input, "input")
+    if rois.ndim != 2 or rois.shape[1] != columns:
+        raise ValueError(f"{name} must be (R, {columns}), found {tuple(rois.shape)}")
+    if len(rois) and rois.device.type == "cpu":  # on a GPU a look at them would have to wait
+        first, last = rois[:, 0].aminmax()
+        if not (first >= 0 and last < len(input)):
+            raise ValueError(
+                f"{name}[:, 0] must be images, 0 to {len(input) - 1}, found {first:g} to {last:g}"
+            )
 
 
 def sample_places(

@@ -18,6 +18,12 @@ class Taps(NamedTuple):
     weight: Tensor
 
 
+def check_maps(maps: Tensor, name: str) -> None:
+    """That maps are floating (B, C, H, W)."""
+    if maps.ndim != 4 or not maps.is_floating_point():
+        raise ValueError(f"{name} must be floating (B, C, H, W), found {maps.dtype} {tuple(maps.shape)}")
+
+
 def to_rows(maps: Tensor, parts: int = 1) -> Tensor:
     """Maps (B, C, H, W) as a table (B * H * W * parts, C / parts): pixels by row of the map, then parts."""
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1] // parts)

@@ -3,7 +3,8 @@
 Where mmcv comes without compiled operators, :mod:`dense.compat.wheels` puts this in their place, so that the
 layers in ``mmcv.ops`` run unchanged, on CPU and CUDA tensors alike. Every function takes what mmcv passes:
 most fill output tensors given to them, and ``*_backward`` the zeros of their gradients. A file is imported
-when the first of its operators is called. An operator that is not among these says so when it is called.
+when the first of its operators is called. All that mmcv has for CPUs are here, and some that it has for GPUs
+alone; the others say so when they are called.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from functools import cache
 from importlib import import_module
 
 FAMILIES = {
+    "bezier_align": ("bezier_align_forward", "bezier_align_backward"),
     "carafe": ("carafe_forward", "carafe_backward", "carafe_naive_forward", "carafe_naive_backward"),
     "deform_conv": (
         "deform_conv_forward",
@@ -30,6 +32,11 @@ FAMILIES = {
     "ms_deform_attn": ("ms_deform_attn_forward", "ms_deform_attn_backward"),
     "nms": ("nms", "softnms", "nms_match", "line_nms_forward"),
     "overlaps": ("bbox_overlaps",),
+    "points_in_boxes": (
+        "points_in_boxes_cpu_forward",
+        "points_in_boxes_all_forward",
+        "points_in_boxes_part_forward",
+    ),
     "psa_mask": ("psamask_forward", "psamask_backward"),
     "roi": (
         "roi_align_forward",
@@ -48,6 +55,8 @@ FAMILIES = {
         "roi_align_rotated_backward",
         "active_rotated_filter_forward",
         "active_rotated_filter_backward",
+        "rotated_feature_align_forward",
+        "rotated_feature_align_backward",
     ),
     "sync_bn": (
         "sync_bn_forward_mean",
@@ -56,6 +65,8 @@ FAMILIES = {
         "sync_bn_backward_param",
         "sync_bn_backward_data",
     ),
+    "text": ("contour_expand", "pixel_group"),
+    "voxelize": ("dynamic_voxelize_forward", "hard_voxelize_forward"),
 }
 _FILES = {name: family for family, names in FAMILIES.items() for name in names}
 
@@ -67,9 +78,9 @@ def find_operator(name: str) -> Callable:
     def operator(*args, **kwargs):
         if name not in _FILES:
             raise NotImplementedError(
-                f"mmcv's operator {name!r} has no portable form in dense; it needs onedl-mmcv with compiled "
-                "operators (a wheel built for your PyTorch, or MMCV_WITH_OPS=1 pip install --no-binary "
-                "onedl-mmcv onedl-mmcv), which dense then leaves in place"
+                f"mmcv's operator {name!r} has no portable form in dense; it needs a GPU and onedl-mmcv "
+                "with compiled operators (a wheel built for your PyTorch, or MMCV_WITH_OPS=1 pip install "
+                "--no-binary onedl-mmcv onedl-mmcv), which dense then leaves in place"
             )
         return getattr(import_module(f".{_FILES[name]}", __name__), name)(*args, **kwargs)
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._checks import check_shape
+
 
 def carafe_forward(
     features, masks, rfeatures, routput, rmasks, output, kernel_size, group_size, scale_factor
@@ -66,6 +68,7 @@ def _neighbours(features, masks, kernel_size, groups, scale) -> Iterator[tuple[T
     """For each tap: pixels (B, G, C/G, H, 1, W, 1), weights (B, G, 1, H, s, W, s), place in the map."""
     pad = kernel_size // 2
     batch, channels, height, width = features.shape
+    check_shape(masks, "masks", (batch, groups * kernel_size**2, scale * height, scale * width))
     padded = F.pad(features, [pad] * 4)
     weights = masks.reshape(batch, groups, kernel_size**2, height, scale, width, scale)
     for tap in range(kernel_size**2):

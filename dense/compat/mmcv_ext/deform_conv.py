@@ -7,7 +7,8 @@ Offsets are (B, deform_groups * kernel * 2, H, W), y before x for each tap of th
 import torch
 from torch import Tensor
 
-from ...ops.sampling import Taps, cross_taps, linear_taps, sum_rows, to_rows
+from ...ops.sampling import Taps, check_maps, cross_taps, linear_taps, sum_rows, to_rows
+from ._checks import check_shape
 from ._gradients import fill_gradients
 
 COLUMNS = 2**25  # numbers of the unfolded input at once, which are a few images; bounds the memory
@@ -90,14 +91,16 @@ def _read(geometry: dict) -> dict:
 def _convolve(
     input, offset, mask, weight, bias, stride, padding, dilation, groups: int, deform_groups: int
 ) -> Tensor:
+    check_maps(input, "input")
     channels_out, _, *kernel = weight.shape
+    check_shape(weight, "weight", (channels_out, input.shape[1] // groups, *kernel))
     taps = kernel[0] * kernel[1]
     out_size = torch.Size(
         (input.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
         for i in (0, 1)
     )
-    offset = _read_as(offset, "offset", (deform_groups * taps * 2, *out_size))
-    mask = None if mask is None else _read_as(mask, "mask", (deform_groups * taps, *out_size))
+    offset = _read_as(offset, "offset", len(input), (deform_groups * taps * 2, *out_size))
+    mask = None if mask is None else _read_as(mask, "mask", len(input), (deform_groups * taps, *out_size))
     per_group = weight.reshape(groups, channels_out // groups, -1, taps).transpose(2, 3).flatten(2)
     step = max(1, COLUMNS // (out_size.numel() * taps * input.shape[1]))
     outputs = []
@@ -120,12 +123,14 @@ def _convolve(
     return output.view(len(input), *out_size, channels_out).permute(0, 3, 1, 2)
 
 
-def _read_as(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+def _read_as(tensor: Tensor, name: str, batch: int, shape: tuple[int, ...]) -> Tensor:
     """(B, *shape), as mmcv's kernel reads it: without a look at the shape.
 
     Dynamic Head hands the offsets of a larger map to a smaller one, and was trained so.
     """
-    found, wanted = tensor[0].numel(), torch.Size(shape).numel()
+    if len(tensor) != batch:
+        raise ValueError(f"{name} must be of {batch} images, as the input, found {len(tensor)}")
+    found, wanted = tensor.shape[1:].numel(), torch.Size(shape).numel()
     if found < wanted:
         raise ValueError(f"{name} of an image must be {shape}, found {tuple(tensor.shape[1:])}")
     return tensor if tensor.shape[1:] == shape else tensor.flatten(1)[:, :wanted].reshape(-1, *shape)

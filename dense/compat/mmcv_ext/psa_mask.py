@@ -5,6 +5,7 @@ absolute place: (B, H * W, H, W). Collecting (type 0) puts the weights of pixel 
 (h, w); distributing (type 1) puts them in the map of the channel h * W + w.
 """
 
+import torch
 from torch.nn import functional as F
 
 
@@ -13,7 +14,8 @@ def psamask_forward(
 ):
     size, mask = (h_feature, w_feature), (h_mask, w_mask)
     around = F.pad(input.view(num_, *mask, *size), (0, 0, 0, 0, *_margins(size, mask)))
-    by_pixel = around.permute(0, 3, 4, 1, 2).contiguous()
+    # contiguous() would leave the strides of no images as they are
+    by_pixel = around.permute(0, 3, 4, 1, 2).clone(memory_format=torch.contiguous_format)
     output.copy_(_absolute(by_pixel, size, psa_type).reshape(output.shape))
 
 

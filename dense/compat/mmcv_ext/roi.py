@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from ...ops.roi_align import add_to_planes, axis_taps, join_parts, sample_places
+from ...ops.roi_align import add_to_planes, axis_taps, check_rois, join_parts, sample_places
 from ...ops.roi_align import roi_align_backward as align_backward
 from ...ops.roi_align import roi_align_forward as align_forward
 from ...ops.sampling import Taps, cross_taps, sum_rows, to_rows
+from ._checks import check_shape
 from ._gradients import fill_gradients
 
 MODES = ("max", "avg")  # as mmcv numbers them
@@ -55,6 +56,7 @@ def roi_pool_forward(input, rois, output, argmax, pooled_height, pooled_width, s
 
     ``argmax`` int32 takes its place, y * W + x; bins without pixels give 0 and -1.
     """
+    check_rois(input, rois, 5)
     height, width = input.shape[2:]
     rows = to_rows(input)
     boxes = (rois[:, 1:] if rois.dtype == torch.float64 else rois[:, 1:].float()) * spatial_scale
@@ -132,6 +134,9 @@ def deform_roi_pool_backward(
 
 
 def _deform_pool(input, offset, rois, size, spatial_scale, sampling_ratio, gamma):
+    check_rois(input, rois, 5)
+    if offset.numel():
+        check_shape(offset, "offset", (len(rois), 2, *size))
     height, width = input.shape[2:]
     rows = to_rows(input)
     order, pooled = [], [rows[:0, None, None].expand(0, *size, -1)]

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...ops.roi_align import bin_places, join_parts, same_samples
-from ...ops.sampling import Taps, cross_taps, edge_taps, sum_rows, to_rows
+from ...ops.roi_align import bin_places, check_rois, join_parts, same_samples
+from ...ops.sampling import Taps, check_maps, cross_taps, edge_taps, sum_rows, to_rows
+from ._checks import check_shape
 from ._gradients import fill_gradients
 from .nms import jit, to_numpy
 
@@ -26,15 +27,19 @@ def box_iou_quadri(bboxes1, bboxes2, ious, mode_flag, aligned):
 
 def nms_rotated(dets, scores, order, dets_sorted, labels, iou_threshold, multi_label):
     """Indices kept, by falling score. Labels make no difference, nor do they in mmcv's own kernels."""
+    check_shape(scores, "scores", (len(dets),))
     return _suppress_sorted(_box_corners(dets_sorted[:, :5]), order, iou_threshold)
 
 
 def nms_quadri(dets, scores, order, dets_sorted, iou_threshold, multi_label):
     """As :func:`nms_rotated`."""
+    check_shape(scores, "scores", (len(dets),))
     return _suppress_sorted(_quad_corners(dets_sorted[:, :8]), order, iou_threshold)
 
 
 def _fill_overlaps(first, second, ious, mode, aligned):
+    if aligned and len(first) != len(second):
+        raise ValueError(f"aligned boxes are pairs, found {len(first)} and {len(second)}")
     found = _overlaps(first, second, mode == 1, bool(aligned))
     ious.copy_(torch.from_numpy(found).view(ious.shape))
 
@@ -45,6 +50,7 @@ def _suppress_sorted(corners, order, iou_threshold):
 
 
 def _box_corners(boxes: Tensor) -> np.ndarray:
+    check_shape(boxes, "rotated boxes", (len(boxes), 5))
     x, y, width, height, angle = to_numpy(boxes).astype(np.float64).T[..., None]
     across, down = np.array([-0.5, 0.5, 0.5, -0.5]) * width, np.array([-0.5, -0.5, 0.5, 0.5]) * height
     cos, sin = np.cos(angle), np.sin(angle)
@@ -53,6 +59,7 @@ def _box_corners(boxes: Tensor) -> np.ndarray:
 
 def _quad_corners(quads: Tensor) -> np.ndarray:
     """Corners (N, 4, 2) in the turning direction of boxes."""
+    check_shape(quads, "quadrilaterals", (len(quads), 8))
     corners = to_numpy(quads).astype(np.float64).reshape(-1, 4, 2)
     following = np.roll(corners, -1, 1)
     doubled = corners[..., 0] * following[..., 1] - following[..., 0] * corners[..., 1]
@@ -159,6 +166,7 @@ def roi_align_rotated_backward(
 
 
 def _align(input, rois, size, spatial_scale, sampling_ratio, aligned, clockwise):
+    check_rois(input, rois, 6)
     height, width = input.shape[2:]
     rows = to_rows(input)
     boxes = rois[:, 1:] if rois.dtype == torch.float64 else rois[:, 1:].float()
@@ -194,12 +202,17 @@ def active_rotated_filter_forward(input, indices, output):
         output: (out * rotations, in * orientations, h, w), filled.
     """
     out, planes, *entry = input.shape
+    check_shape(indices, "indices", (*entry, *indices.shape[-1:]))
+    entries = torch.Size(entry).numel()
+    first, last = indices.aminmax()
+    if first < 1 or last > entries:
+        raise ValueError(f"indices must be 1 to {entries}, found {int(first)} to {int(last)}")
     target = indices.flatten(0, -2).T.long() - 1  # (rotations, entries)
     turned = input.new_zeros(out, len(target), planes, target.shape[1])
     turned.scatter_(
         3,
         target[None, :, None].expand_as(turned),
-        input.reshape(out, 1, planes, -1).expand_as(turned),
+        input.reshape(out, 1, planes, entries).expand_as(turned),
     )
     output.copy_(turned.view(output.shape))
 
@@ -208,3 +221,41 @@ def active_rotated_filter_backward(grad_out, indices, grad_in):
     target = indices.flatten(0, -2).T.long() - 1
     turned = grad_out.reshape(grad_in.shape[0], len(target), grad_in.shape[1], target.shape[1])
     grad_in.copy_(turned.gather(3, target[None, :, None].expand_as(turned)).sum(1).view(grad_in.shape))
+
+
+def rotated_feature_align_forward(features, best_bboxes, output, spatial_scale, points):
+    """Add to each pixel those around its box: Yang et al., "R3Det", AAAI 2021, section 3.3.
+
+    Args:
+        features: (B, C, H, W).
+        best_bboxes: (B, H, W, 5): y and x of the centre, width, height, angle, in the image. That the first
+            is y is mmcv's rule for this operator, which its weights were trained with.
+        output: as features, filled: features and their bilinear samples at the centre, with 5 ``points``
+            also at the corners.
+    """
+    output.copy_(_refine(features, best_bboxes, spatial_scale, points))
+
+
+def rotated_feature_align_backward(grad_output, best_bboxes, grad_input, spatial_scale, points):
+    def run(maps):
+        return _refine(maps, best_bboxes, spatial_scale, points)
+
+    fill_gradients(run, [grad_input], grad_output, [grad_input])
+
+
+def _refine(features, boxes, spatial_scale, points):
+    check_maps(features, "features")
+    batch, _, height, width = features.shape
+    check_shape(boxes, "best_rbboxes", (batch, height, width, 5))
+    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
+    scaled = (boxes[..., :4] * spatial_scale)[..., None]  # (B, H, W, 4, 1)
+    y, x, wide, tall = scaled.unbind(-2)
+    if points == 5:
+        across = wide / 2 * wide.new_tensor([0, 1, -1, -1, 1])
+        down = tall / 2 * tall.new_tensor([0, 1, 1, -1, -1])
+        cos, sin = boxes[..., 4:].cos(), boxes[..., 4:].sin()
+        y, x = y + sin * across + cos * down, x + cos * across - sin * down
+    taps = cross_taps(edge_taps(y, height), edge_taps(x, width), width)  # (B, H, W, points, 4)
+    image = torch.arange(batch, dtype=torch.int32, device=boxes.device).view(-1, 1, 1, 1) * (height * width)
+    sums = sum_rows(to_rows(features), Taps(taps.index.flatten(3) + image, taps.weight.flatten(3)))
+    return features + sums.permute(0, 3, 1, 2)

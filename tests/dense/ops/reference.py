@@ -205,3 +205,71 @@ def soft_nms(boxes, scores, threshold, sigma, min_score, method):
             if scores[i] < min_score:
                 del scores[i]
     return keep, final
+
+
+def bezier_align(maps, beziers, size, scale, ratio, aligned):
+    output = maps.new_zeros(len(beziers), maps.shape[1], *size)
+    for r, (image, *numbers) in enumerate(beziers.tolist()):
+        points = [(x * scale, y * scale) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
+        curves = [points[:4], points[:3:-1]]  # both from left to right
+        width, height = (max(abs(c[0][axis] - c[3][axis]) for c in curves) for axis in (0, 1))
+        if not aligned:
+            width, height = max(width, 1.0), max(height, 1.0)
+        bin_h, bin_w = height / size[0], width / size[1]
+        num_y, num_x = (ratio, ratio) if ratio > 0 else (math.ceil(bin_h), math.ceil(bin_w))
+        for i, j in product(range(size[0]), range(size[1])):
+            down, along = i / size[0], j / size[1]
+            basis = [math.comb(3, k) * along**k * (1 - along) ** (3 - k) for k in range(4)]
+            (x0, y0), (x1, y1) = (
+                [sum(b * p[axis] for b, p in zip(basis, c, strict=True)) for axis in (0, 1)] for c in curves
+            )
+            x, y = (a + down * (b - a) - (0.5 if aligned else 0) for a, b in ((x0, x1), (y0, y1)))
+            for a, b in product(range(num_y), range(num_x)):
+                at_y, at_x = y + ((a + 0.5) / num_y - 0.5) * bin_h, x + ((b + 0.5) / num_x - 0.5) * bin_w
+                output[r, :, i, j] += bilinear(maps[int(image)], at_y, at_x, "edge") / (num_y * num_x)
+    return output
+
+
+def rotated_feature_align(maps, boxes, scale, points):
+    output = maps.clone()
+    batch, _, height, width = maps.shape
+    for b, i, j in product(range(batch), range(height), range(width)):
+        y, x, wide, tall, angle = boxes[b, i, j].tolist()
+        places = [(0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1)]
+        for down, across in places[:points]:
+            down, across = down * tall / 2, across * wide / 2
+            at_y = y + math.sin(angle) * across + math.cos(angle) * down
+            at_x = x + math.cos(angle) * across - math.sin(angle) * down
+            output[b, :, i, j] += bilinear(maps[b], at_y * scale, at_x * scale, "edge")
+    return output
+
+
+def contour_expand(masks, labels, min_area):
+    """Lists: masks of K kernels, the largest first; labels of the last."""
+    pixels = [(y, x) for y, row in enumerate(labels) for x, label in enumerate(row) if label]
+    found = {p: labels[p[0]][p[1]] for p in pixels}
+    found = {p: label for p, label in found.items() if list(found.values()).count(label) >= min_area}
+    if len(masks) > 1:
+        mask, queue = masks[0], list(found)
+        for y, x in queue:
+            for p in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                inside = 0 <= p[0] < len(mask) and 0 <= p[1] < len(mask[0])
+                if inside and mask[p[0]][p[1]] and p not in found:
+                    found[p] = found[y, x]
+                    queue.append(p)
+    return [[found.get((y, x), 0) for x in range(len(row))] for y, row in enumerate(labels)]
+
+
+def voxelize(points, voxel_size, low, high, max_points, max_voxels):
+    """Lists: the points of each voxel, (z, y, x), in the order in which voxels are met."""
+    voxels = {}
+    for point in points:
+        at = [math.floor((p - a) / s) for p, a, s in zip(point, low, voxel_size, strict=False)]
+        grid = [round((b - a) / s) for a, b, s in zip(low, high, voxel_size, strict=True)]
+        voxel = tuple(at[::-1])
+        if all(0 <= a < n for a, n in zip(at, grid, strict=True)):
+            if voxel not in voxels and len(voxels) < max_voxels:
+                voxels[voxel] = []
+            if len(voxels.get(voxel, [None] * max_points)) < max_points:
+                voxels[voxel].append(point)
+    return voxels

@@ -91,3 +91,13 @@ def test_half():
     torch.testing.assert_close(found.double(), wanted, rtol=0.1, atol=0.2)
     found.sum().backward()
     assert all(x.grad.dtype == torch.bfloat16 and x.grad.isfinite().all() for x in half)
+
+
+def test_other_batches_and_channels():
+    maps, offset, mask, weight, options = make(GEOMETRIES[0])
+    with pytest.raises(ValueError, match="offset must be of 2 images, as the input, found 1"):
+        deform_conv2d(maps, offset[:1], weight, *options)
+    with pytest.raises(ValueError, match="mask must be of 2 images, as the input, found 1"):
+        modulated_deform_conv2d(maps, offset, mask[:1], weight, None, *options)
+    with pytest.raises(ValueError, match=r"weight must be \(6, 4, 3, 2\), found \(6, 3, 3, 2\)"):
+        deform_conv2d(maps, offset, weight[:, 1:], *options)

@@ -70,3 +70,13 @@ def test_overlaps_by_hand():
     assert bbox_overlaps(a, b, mode="iof")[2].tolist() == [0, 0.5, 0]
     torch.testing.assert_close(bbox_overlaps(a, b, aligned=True), torch.tensor([4 / 28, 0, 0]))
     assert bbox_overlaps(a, b, offset=1)[0, 0] == torch.tensor(9 / 41)
+
+
+def test_no_images():
+    assert psa_mask(torch.zeros(0, 25, 3, 4), 0, (5, 5)).shape == (0, 12, 3, 4)
+    assert carafe(torch.zeros(0, 4, 5, 6), torch.zeros(0, 9, 10, 12), 3, 1, 2).shape == (0, 4, 10, 12)
+
+
+def test_masks_of_other_batches():
+    with pytest.raises(ValueError, match=r"masks must be \(2, 9, 10, 12\), found \(1, 9, 10, 12\)"):
+        carafe(torch.zeros(2, 4, 5, 6), torch.zeros(1, 9, 10, 12), 3, 1, 2)

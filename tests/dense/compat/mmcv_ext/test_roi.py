@@ -1,6 +1,6 @@
 import pytest
 import torch
-from mmcv.ops import RoIAlign, deform_roi_pool, roi_align, roi_pool
+from mmcv.ops import RoIAlign, deform_roi_pool, roi_align, roi_align_rotated, roi_pool
 
 from ...ops import reference
 from ...ops.test_roi_align import make
@@ -59,3 +59,33 @@ def test_deform_roi_pool(ratio):
     assert torch.autograd.gradcheck(
         lambda x: deform_roi_pool(x, rois, None, (2, 3), 0.25, ratio, 0.1), (maps,), fast_mode=True
     )
+
+
+POOLS = {
+    "align": lambda maps, rois: roi_align(maps, rois, 2),
+    "max": lambda maps, rois: roi_align(maps, rois, 2, 1.0, 0, "max"),
+    "pool": lambda maps, rois: roi_pool(maps, rois, 2),
+    "deform": lambda maps, rois: deform_roi_pool(maps, rois, None, (2, 2)),
+    "rotated": lambda maps, rois: roi_align_rotated(maps, torch.nn.functional.pad(rois, (0, 1)), (2, 2), 1.0),
+}
+
+
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS.keys())
+@pytest.mark.parametrize("image", [-1, 2, torch.nan])
+def test_images_that_do_not_exist(pool, image):
+    rois = torch.tensor([[0, 1.0, 1, 5, 5], [image, 1, 1, 5, 5]])
+    with pytest.raises(
+        ValueError, match=r"rois\[:, 0\] must be images, 0 to 1, found (-1|0|nan) to (0|2|nan)$"
+    ):
+        pool(torch.zeros(2, 3, 7, 11), rois)
+
+
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS.keys())
+def test_maps_of_whole_numbers(pool):
+    with pytest.raises(ValueError, match=r"input must be floating \(B, C, H, W\), found torch.int64"):
+        pool(torch.zeros(1, 3, 7, 11, dtype=torch.int64), torch.zeros(1, 5))
+
+
+def test_offsets_of_other_bins():
+    with pytest.raises(ValueError, match=r"offset must be \(1, 2, 2, 2\), found \(1, 2, 3, 3\)"):
+        deform_roi_pool(torch.zeros(1, 3, 7, 11), torch.zeros(1, 5), torch.zeros(1, 2, 3, 3), (2, 2))

@@ -9,6 +9,7 @@ from mmcv.ops import (
     nms_quadri,
     nms_rotated,
     roi_align_rotated,
+    rotated_feature_align,
 )
 from shapely.affinity import rotate, translate
 from shapely.geometry import Polygon, box
@@ -142,3 +143,71 @@ def test_a_quadrilateral_with_nan_suppresses_nothing(place):
     quads = torch.stack([square, square + 20, square + 40, square + 40])
     quads[0, place] = torch.nan
     assert nms_quadri(quads, torch.tensor([0.9, 0.8, 0.7, 0.6]), 0.5)[1].tolist() == [0, 1, 2]
+
+
+def make_refined(dtype=torch.float64):
+    boxes = torch.rand(2, 5, 6, 5, dtype=dtype) * torch.tensor([60, 60, 40, 20, 6]) - torch.tensor(
+        [10, 10, 0, 0, 3]
+    )
+    return torch.randn(2, 3, 5, 6, dtype=dtype), boxes.to(dtype)
+
+
+@pytest.mark.parametrize("points", [1, 5])
+def test_rotated_feature_align(points):
+    maps, boxes = make_refined()
+    found = rotated_feature_align(maps, boxes, 0.125, points)
+    torch.testing.assert_close(found, reference.rotated_feature_align(maps, boxes, 0.125, points))
+    maps.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: rotated_feature_align(x, boxes, 0.125, points), (maps,), fast_mode=True
+    )
+
+
+def test_rotated_feature_align_by_hand():
+    ramp = torch.arange(8.0).expand(1, 1, 8, 8)  # x of each pixel
+    box = torch.tensor([32.0, 24, 16, 8, math.pi / 2])  # y first
+    found = rotated_feature_align(ramp.contiguous(), box.expand(1, 8, 8, 5), 0.125)
+    assert torch.equal(found, ramp + 3)
+    found = rotated_feature_align(ramp.mT, box.expand(1, 8, 8, 5), 0.125, points=5)  # y of each pixel
+    torch.testing.assert_close(found, ramp.mT + 5 * 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_rotated_feature_align_in_dtypes(dtype):
+    maps, boxes = make_refined(dtype)
+    maps.requires_grad_()
+    found = rotated_feature_align(maps, boxes, 0.125, 5)
+    wanted = reference.rotated_feature_align(maps.detach().double(), boxes.double(), 0.125, 5)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), wanted, rtol=0.05, atol=0.05)
+    found.sum().backward()
+    assert maps.grad.dtype == dtype and maps.grad.any()
+    assert rotated_feature_align(maps[:0], boxes[:0]).shape == (0, 3, 5, 6)
+
+
+def test_rotated_feature_align_of_other_sizes():
+    maps, boxes = make_refined()
+    with pytest.raises(ValueError, match=r"best_rbboxes must be \(2, 5, 6, 5\), found \(2, 5, 5, 5\)"):
+        rotated_feature_align(maps, boxes[:, :, 1:])
+    with pytest.raises(ValueError, match=r"features must be floating \(B, C, H, W\), found torch.int64"):
+        rotated_feature_align(maps.long(), boxes)
+
+
+def test_bad_input():
+    """Most of which would read memory of others."""
+    for function, columns in ((box_iou_rotated, 5), (box_iou_quadri, 8)):
+        boxes = torch.rand(3, columns)
+        for first, second in ((boxes, boxes[:2]), (boxes[:2], boxes)):
+            message = f"aligned boxes are pairs, found {len(first)} and {len(second)}"
+            with pytest.raises(ValueError, match=message):
+                function(first, second, aligned=True)
+        with pytest.raises(ValueError, match=rf"must be \(3, {columns}\), found \(3, 4\)"):
+            function(boxes[:, :4], boxes)
+    for function, boxes in ((nms_rotated, torch.rand(3, 5)), (nms_quadri, torch.rand(3, 8))):
+        with pytest.raises(ValueError, match=r"scores must be \(3,\), found \(2,\)"):
+            function(boxes, torch.rand(2), 0.5)
+    filters = torch.rand(2, 3, 2, 3, 3)
+    with pytest.raises(ValueError, match="indices must be 1 to 18, found 0 to 0"):
+        active_rotated_filter(filters, torch.zeros(2, 3, 3, 4, dtype=torch.int32))
+    with pytest.raises(ValueError, match=r"indices must be \(2, 3, 3, 4\), found \(1, 3, 3, 4\)"):
+        active_rotated_filter(filters, torch.ones(1, 3, 3, 4, dtype=torch.int32))
