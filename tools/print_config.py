@@ -20,8 +20,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = command.load_config(args)
     print(cfg.pretty_text)
     if args.out:
+        from pointsuite.engine.checkpoint import naming
+
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        cfg.dump(args.out)
+        with naming(args.out):
+            cfg.dump(args.out)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,15 @@ are to be mirrored; ``threshold``, see :class:`PairDataset`; ``category`` str; `
 """
 
 import csv
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
+from pointsuite.engine.files import read_json, read_text
+
+from ..base.arrays import read_mat
 from ..base.datasets import SeededDataset
 from ..base.images import find_images, stored_orientation
 from ..registry import DATASETS
@@ -105,14 +106,19 @@ class PairDataset(SeededDataset):
             info.setdefault(f"{side}_box", points_box(info[f"{side}_points"]))
         return info
 
+    def get_cat_ids(self, idx: int) -> list[str]:
+        return [self.get_data_info(idx)["category"]]
+
     def read_pair(self, info: dict) -> dict:
         """Add to an item of the list what is read when it is asked for."""
         return info
 
     def read_table(self, path: Path) -> Iterator[list[str]]:
         """Rows of a table with commas but its head; OSError if it has none or one is too short."""
-        with open(path, newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
+        try:
+            rows = [row for row in csv.reader(read_text(path).splitlines()) if row]
+        except csv.Error as error:
+            raise OSError(f"{path}: found {error}, wanted a table with commas") from error
         if len(rows) < 2:
             raise OSError(f"{path}: found {len(rows)} lines, wanted a head and pairs")
         for number, row in enumerate(rows[1:], 2):
@@ -143,8 +149,10 @@ class PFPascal(PairDataset):
         table = self.folder / f"{self.split}_pairs.csv"
         pairs = []
         for number, (source, target, label, *rest) in enumerate(self.read_table(table), 2):
-            if not label.isdecimal() or not 1 <= int(label) <= len(PASCAL_CLASSES):
-                raise OSError(f"{table}, line {number}: found the class {label!r}, wanted 1 to 20")
+            if label not in map(str, range(1, len(PASCAL_CLASSES) + 1)):
+                raise OSError(f"{table}, line {number}: found the class {label[:40]!r}, wanted 1 to 20")
+            if rest and rest[0] not in ("0", "1", "0.0", "1.0"):
+                raise OSError(f"{table}, line {number}: found {rest[0][:40]!r}, wanted 0, or 1 for mirrored")
             pairs.append(
                 {
                     "source_path": str(self.folder / "JPEGImages" / Path(source).name),
@@ -172,14 +180,12 @@ class PFPascal(PairDataset):
 
 def read_annotation(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
     """Keypoints (n, 2), NaN where hidden, and box of a .mat file; OSError where it has no such."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    content = read_mat(path)
     try:
-        content = loadmat(path)
-        points, box = content["kps"], content["bbox"].reshape(-1)
-    except Exception as error:  # of many types where a file is damaged
+        points, box = content["kps"].astype(np.float64), content["bbox"].astype(np.float64).reshape(-1)
+    except (KeyError, TypeError, ValueError) as error:
         raise OSError(f"{path}: not a file with 'kps' and 'bbox' that can be read ({error})") from error
-    if points.ndim != 2 or points.shape[1] != 2 or len(box) != 4:
+    if points.ndim != 2 or points.shape[1] != 2 or len(box) != 4 or not np.isfinite(box).all():
         raise OSError(f"{path}: kps are {points.shape} and bbox {box.shape}, wanted (n, 2) and (4,)")
     return points.astype(np.float32), tuple(map(float, box))
 
@@ -220,8 +226,9 @@ class PFWillow(PairDataset):
         return pairs
 
     def _make_pairs(self, listing: Path) -> list[dict]:
+        content = read_json(listing)
         try:
-            images = json.loads(listing.read_text())["images"]
+            images = content["images"]
             points = {name: images[name]["kps"] for name in sorted(images)}
         except (KeyError, TypeError, ValueError) as error:
             raise OSError(
@@ -274,13 +281,13 @@ class SPair71k(PairDataset):
 
     def read_pair(self, info: dict) -> dict:
         file = info.pop("file")
+        pair = read_json(file)
         try:
-            pair = json.loads(Path(file).read_text())
             images = self.folder / "JPEGImages" / pair["category"]
             for side, key in (("source", "src"), ("target", "trg")):
                 box = tuple(map(float, pair[f"{key}_bndbox"]))
-                if len(box) != 4:
-                    raise ValueError(f"a box of {len(box)} numbers")
+                if len(box) != 4 or not np.isfinite(box).all():
+                    raise ValueError(f"a box of {len(box)} numbers: {box}")
                 info |= {
                     f"{side}_path": str(images / pair[f"{key}_imname"]),
                     f"{side}_points": pair[f"{key}_kps"],

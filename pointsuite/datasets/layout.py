@@ -14,8 +14,8 @@ names), ``up`` ("x", "y" or "z", the axis that points up; "z" where it is missin
 ``attribution`` (text). Data sets of other formats are converted to this one.
 """
 
+import io
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +24,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from pointsuite.engine.checkpoint import atomic_write
 from pointsuite.engine.errors import UsageError
 from pointsuite.engine.files import FileError
 from pointsuite.io import PointFileError
@@ -184,7 +185,7 @@ def check_info(info: FileInfo, where: str) -> None:
 def write_clouds(
     path: str | os.PathLike, splits: Mapping[str, Clouds], info: FileInfo, *, max_bytes: int | None = None
 ) -> None:
-    """Validate ``splits`` and write them to ``path``: all or nothing (temporary file, fsync, rename).
+    """Validate ``splits`` and write them to ``path``, all or nothing.
 
     Raises:
         DatasetError: the data does not fit the layout, or the file would be larger than ``max_bytes``. What
@@ -195,35 +196,27 @@ def write_clouds(
         raise DatasetError(f"{path}: nothing to write, wanted at least one split")
     for split, clouds in splits.items():
         validate_clouds(clouds, info, f"{path}: split '{split}'")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(format=FORMAT, version=VERSION)
-            file.attrs.update(licence=info.licence, attribution=info.attribution, up=info.up)
-            for key in ("classes", "part_classes"):
-                file.attrs[key] = np.array(getattr(info, key), dtype=h5py.string_dtype())
-            for split, clouds in splits.items():
-                group = file.create_group(split)
-                for key, value in vars(clouds).items():
-                    if value is not None:
-                        chunks = (min(_CHUNK, len(value)), *value.shape[1:]) if value.ndim > 1 else True
-                        data = _storable(value)
-                        group.create_dataset(key, data=data, chunks=chunks, compression=9, shuffle=True)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-        if max_bytes is not None and size > max_bytes:
-            raise DatasetError(
-                f"{path}: the file would have {size / 1e6:.2f} MB, wanted at most {max_bytes / 1e6:g} MB: "
-                "take fewer shapes or points"
-            )
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()  # HDF5's own errors of a full disk reach nobody
+    with h5py.File(buffer, "w", libver=("v110", "v110")) as file:  # with checksums of all but the data
+        file.attrs.update(format=FORMAT, version=VERSION)
+        file.attrs.update(licence=info.licence, attribution=info.attribution, up=info.up)
+        for key in ("classes", "part_classes"):
+            file.attrs[key] = np.array(getattr(info, key), dtype=h5py.string_dtype())
+        for split, clouds in splits.items():
+            group = file.create_group(split)
+            for key, value in vars(clouds).items():
+                if value is not None:
+                    chunks = (min(_CHUNK, len(value)), *value.shape[1:]) if value.ndim > 1 else True
+                    data = _storable(value)
+                    group.create_dataset(key, data=data, chunks=chunks, compression=9, shuffle=True)
+    size = buffer.getbuffer().nbytes
+    if max_bytes is not None and size > max_bytes:
+        raise DatasetError(
+            f"{path}: the file would have {size / 1e6:.2f} MB, wanted at most {max_bytes / 1e6:g} MB: "
+            "take fewer shapes or points"
+        )
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def _storable(values: np.ndarray) -> np.ndarray:

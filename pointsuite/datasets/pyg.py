@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from mmengine.dataset import Compose
+from torch.utils.data import Subset
 
 from pointsuite.io.point_file import checked
 from pointsuite.registry import DATASETS, TRANSFORMS
@@ -139,22 +140,31 @@ class PyGDataset(PointCloudDataset):
             raise DatasetError(f"up is {up!r}, wanted one of {', '.join(AXES)}")
         if not len(dataset):
             raise DatasetError(f"{dataset!r}: 0 clouds, wanted at least 1")
-        self.clouds = dataset
         if classes is None:
             classes = [str(label) for label in range(getattr(dataset, "num_classes", 0))]
         self.normals = normals
-        self.metainfo = {"classes": tuple(classes), "up": up}
-        self.pipeline = Compose([TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipeline])
-        self.seed = seed
-        self.test_mode = test_mode
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._hold(dataset, {"classes": tuple(classes), "up": up}, pipeline, seed, test_mode)
+
+    def identity(self) -> dict:
+        """Of up to 100 clouds, evenly spread."""
+        rows = np.linspace(0, len(self) - 1, min(len(self), 100)).astype(int).tolist()
+        return {**self._metainfo, "clouds": [from_pyg(self.clouds[row]) for row in rows]}
+
+    def _select(self, rows: np.ndarray) -> Subset:
+        return Subset(self.clouds, rows.tolist())
 
     def get_data_info(self, index: int) -> dict:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is out of range, the dataset has {len(self)} clouds")
         index %= len(self)
         sample = from_pyg(self.clouds[index], normals=self.normals, index=index, rng=self.rng(index))
-        return {**sample, "up": self.metainfo["up"]}
+        return {**sample, "up": self._metainfo["up"]}
+
+    def get_cat_ids(self, index: int) -> list[int]:
+        sample = from_pyg(self.clouds[index], normals=self.normals)
+        if "label" not in sample:
+            raise DatasetError(f"item {index} has no label, wanted one to balance classes")
+        return [sample["label"]]
 
 
 def _rows(name: str, values: torch.Tensor, count: int | None = None) -> np.ndarray:

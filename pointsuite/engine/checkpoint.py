@@ -23,7 +23,9 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from .errors import CheckpointError, UsageError
 from .files import read_text
+from .lock import is_alive
 
+LOSSES = ("attention_loss.", "criterion.", "frame_loss.", "loss_function.")  # what tasks' models call theirs
 PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 
 
@@ -39,23 +41,45 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with naming(path, temporary):
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the renaming itself must survive a power cut
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def naming(path: str | os.PathLike, temporary: str | os.PathLike = "") -> Iterator[None]:
+    """An error of the system within, as "No space left on device", names ``path`` if it names no other file.
+
+    Args:
+        temporary: a file that nobody needs to know of.
+    """
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        full = _find_errno(error)
-        if full is not None and full.filename is None:  # as "No space left on device": where?
-            raise OSError(full.errno, full.strerror, str(path)) from error
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the renaming itself must survive a power cut
-    finally:
-        os.close(folder)
+        found = _find_errno(error)
+        if found is None or found.filename not in (None, str(temporary)):
+            raise
+        raise OSError(found.errno, found.strerror, str(path)) from error
+
+
+def remove_abandoned(folder: str | os.PathLike) -> None:
+    """Remove temporary files of :func:`atomic_write` whose processes have ended."""
+    for path in Path(folder).glob(".*.tmp"):
+        match = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
+            path.unlink(missing_ok=True)
 
 
 def _find_errno(error: BaseException) -> OSError | None:
@@ -141,14 +165,30 @@ def find_latest_checkpoint(work_dir: str | os.PathLike) -> Path | None:
 def find_checkpoint(path: str) -> str:
     """The checkpoint that a user names: a file, a URL, or a work dir for its last one.
 
+    Without a pointer to it that is the one of the highest epoch or iteration, or the only one, or the best.
+
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or none of several is the last.
     """
     if "://" in path or Path(path).is_file():
         return path
-    if Path(path).is_dir() and (latest := find_latest_checkpoint(path)):
+    if not Path(path).is_dir():
+        raise UsageError(f"{path}: no such checkpoint")
+    if latest := find_latest_checkpoint(path):
         return str(latest)
-    raise UsageError(f"{path}: no such checkpoint")
+    found = sorted(Path(path).glob("*.pth"))
+    if not found:
+        raise UsageError(f"{path}: a folder without checkpoints: no such checkpoint")
+    for pattern in (r"epoch_(\d+)", r"iter_(\d+)"):
+        steps = {int(match[1]): file for file in found if (match := re.fullmatch(pattern, file.stem))}
+        if steps:
+            return str(steps[max(steps)])
+    best = [file for file in found if file.stem.startswith("best_")]
+    for candidates in (found, best):
+        if len(candidates) == 1:
+            return str(candidates[0])
+    names = _shorten([file.name for file in found])
+    raise UsageError(f"{path}: found {names} and no last_checkpoint, wanted the path of one of them")
 
 
 # ----------------------------------------------------------------------------------------------- reading
@@ -333,7 +373,11 @@ def take_network(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str
     """
     wanted = model.state_dict()
     in_shell = any(key.startswith("network.") for key in wanted)
-    state = {key: value for key, value in state_dict.items() if not key.startswith("data_preprocessor.")}
+    beside = (
+        "data_preprocessor.",
+        *(name for name in LOSSES if not any(key.startswith(name) for key in wanted)),
+    )
+    state = {key: value for key, value in state_dict.items() if not key.startswith(beside)}
     inside = {key: value for key, value in state.items() if key.startswith("network.")} or state
     bare = strip_prefix(inside, "network.")
     if in_shell:

@@ -105,13 +105,20 @@ def build_parser(description: str) -> Parser:
 def load_config(args: argparse.Namespace) -> "Config":
     """The config file with the options of :func:`build_parser` applied.
 
+    A command that takes a checkpoint takes a work dir for both, too: then ``args`` names what is in it.
+
     Raises:
         UsageError: no such file, no config, imports of what is not there, options that do not fit, or values
             that mean nothing.
     """
-    from .config import check, read_file
+    from .config import check, find_run_config, read_file
 
     path = Path(args.config)
+    if path.is_dir() and "checkpoint" in args:
+        if args.checkpoint is None and getattr(args, "weights", None) is None:
+            args.checkpoint = args.config
+        path = find_run_config(path)
+        args.config = str(path)
     if not path.is_file():
         raise UsageError(f"{path}: {'a folder' if path.is_dir() else 'no such config'}{_suggest(path)}")
     cfg = read_file(path, args.cfg_options)
@@ -127,13 +134,21 @@ def load_config(args: argparse.Namespace) -> "Config":
         randomness["deterministic"] = True
     if args.seed is not None:
         randomness["seed"] = args.seed
-        dataset = cfg.get("train_dataloader", {}).get("dataset", {})
-        if "seed" in dataset:
-            dataset.seed = args.seed
+        _seed_datasets(cfg.get("train_dataloader", {}).get("dataset"), args.seed)
     if randomness:
         cfg.randomness = randomness
     _current.update(config=cfg, file=str(path))
     return cfg
+
+
+def _seed_datasets(dataset: Any, seed: int) -> None:
+    """Give a data set, and those that it repeats or joins, the seed, where their configs have one."""
+    if not isinstance(dataset, dict):
+        return
+    if "seed" in dataset:
+        dataset["seed"] = seed
+    for part in (dataset.get("dataset"), *(dataset.get("datasets") or ())):
+        _seed_datasets(part, seed)
 
 
 def read_config(

@@ -25,6 +25,7 @@ READ_FROM_CONFIG = (
     "efficient_conv_bn_eval",
     "find_unused_parameters",
     "model_wrapper_cfg",
+    "new_classes",
     "new_schedule",
     "sync_bn",
 )
@@ -73,6 +74,20 @@ def read_file(path: str | Path, options: Mapping[str, Any] | None = None) -> Con
         given = " ".join(f"{key}={value}" for key, value in options.items())
         raise UsageError(f"--cfg-options {given}: does not fit the config: {one_line(error)}") from error
     return cfg
+
+
+def find_run_config(folder: str | Path) -> Path:
+    """The config that a run leaves in its work dir.
+
+    Raises:
+        FileNotFoundError: there is none, or several.
+    """
+    configs = sorted(Path(folder).glob("*.py"))
+    if len(configs) != 1:
+        raise FileNotFoundError(
+            f"{folder}: found {len(configs)} configs, wanted one, as a run leaves it; or name the config"
+        )
+    return configs[0]
 
 
 class _Reader:

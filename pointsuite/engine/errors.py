@@ -3,6 +3,8 @@
 import builtins
 import difflib
 import inspect
+import io
+import logging
 import platform
 import re
 import sys
@@ -53,6 +55,9 @@ def explain(error: BaseException, config: Mapping | None = None, file: str = "co
     if found := _explain_worker(error):
         return found
     for link in _chain(error):
+        unnamed = isinstance(link, OSError) and link.errno is not None and link.filename is None
+        if unnamed and (path := _find_written(link)):
+            return f"{path}: {link.strerror}", True
         if isinstance(link, MENDABLE):
             return one_line(link) or type(link).__name__, True
     if found := _explain_resources(error):
@@ -78,8 +83,23 @@ def write_report(error: BaseException, folder: Path | None = None) -> Path | Non
         try:
             path.write_text(head + text, encoding="utf-8", errors="backslashreplace")
         except OSError:
+            path.unlink(missing_ok=True)  # as on a full disk
             continue
         return path
+    return None
+
+
+def _find_written(error: OSError) -> str | None:
+    """The file that was open where the system refused to write, as on a full disk: it does not say so."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for value in frame.f_locals.values():
+            name = getattr(value, "name", None) if isinstance(value, io.IOBase) else None
+            if isinstance(value, logging.FileHandler):
+                name = value.baseFilename
+            if isinstance(name, (str, Path)):
+                return str(name)
+            if isinstance(value, Path) and value.suffix and value.parent.is_dir():
+                return str(value)
     return None
 
 

@@ -47,6 +47,8 @@ class TaskModel(BaseModel):
     registry: ClassVar[Registry]  # in which configs of parts are looked up
     sample_class: ClassVar[type[BaseDataElement]]
     preprocessor: ClassVar[str]
+    output_names: ClassVar[tuple[str, ...]] = ("logits",)
+    classes_key: ClassVar[str] = "classes"  # of a data set's metainfo: what the network has scores for
 
     def __init__(
         self,
@@ -95,6 +97,10 @@ class TaskModel(BaseModel):
 
     def _forward(self, inputs: Tensor, data_samples: Sequence[BaseDataElement] | None = None) -> Any:
         return self.network(inputs)
+
+    def raw_outputs(self, inputs: Tensor) -> Any:
+        """What :meth:`predict` decides from, as tensors: what is exported, by :attr:`output_names`."""
+        return self._forward(inputs)
 
     def loss(self, inputs: Tensor, data_samples: Sequence[BaseDataElement]) -> dict[str, Tensor]:
         """What training adds up: all whose name contains "loss"."""

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import numpy as np
     from mmengine.registry import DATASETS, init_default_scope
 
-    from pointsuite.engine.randomness import seed_everything
+    from pointsuite.engine.randomness import drawing, seed_everything
     from pointsuite.visualization import build_drawer, draw_tiles
 
     if min(args.num, args.repeat) < 1:
@@ -40,9 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     pictures, titles = [], []
     for index in np.linspace(0, len(dataset) - 1, min(args.num, len(dataset))).round().astype(int):
         for epoch in range(args.repeat):
-            if hasattr(dataset, "set_epoch"):
-                dataset.set_epoch(epoch)
-            picture, title = draw_sample(dataset[int(index)])
+            with drawing(args.seed or 0, epoch, int(index)):
+                picture, title = draw_sample(dataset[int(index)])
             pictures.append(picture)
             titles.append(f"{index}: {title}" if title else f"{index}")
     out = args.out or Path(cfg.work_dir) / f"{args.split}.png"

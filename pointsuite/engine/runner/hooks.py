@@ -29,8 +29,9 @@ from torch.utils.data import BatchSampler
 
 from pointsuite.registry import HOOKS
 
-from ..checkpoint import atomic_write
+from ..checkpoint import atomic_write, remove_abandoned
 from ..errors import NonFiniteLossError, UsageError
+from ..loader import Loader
 from ..randomness import get_random_state, set_random_state
 
 INTERRUPTED = "interrupted.pth"
@@ -86,8 +87,7 @@ class CheckpointHook(mmengine.hooks.CheckpointHook):
         elif self.save_best:
             self.best_ckpt_path_dict = {key: known.get(f"best_ckpt_{key}") for key in self.key_indicators}
         if is_main_process():
-            for abandoned in Path(self.out_dir).glob(".*.[0-9]*.tmp"):  # of a process killed while it wrote
-                abandoned.unlink()
+            remove_abandoned(self.out_dir)
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         path = Path(self.out_dir) / self.filename_tmpl.format(step)
@@ -264,7 +264,8 @@ class BatchOfOneHook(Hook):
         if size > 1 and (batches.drop_last or count % size != 1):
             return
         which = "every batch" if size == 1 else "the last batch of an epoch"
-        self._reason = f"{which} has one sample ({count} samples in batches of {size})"
+        where = f"{runner.cfg.filename or 'config'}: train_dataloader"
+        self._reason = f"{where}: {which} has one sample ({count} samples in batches of {size})"
         for name, module in runner.model.named_modules():
             if isinstance(module, _BatchNorm):
                 self._handles.append(module.register_forward_pre_hook(partial(self._check, name)))
@@ -281,8 +282,8 @@ class BatchOfOneHook(Hook):
     def _check(self, name: str, module: _BatchNorm, args: tuple) -> None:
         if module.training and args and args[0].numel() == self._count * args[0].shape[1]:
             raise UsageError(
-                f"{self._reason}, which the batch norm {name} cannot be trained on; wanted drop_last=True in "
-                "train_dataloader, or another batch_size"
+                f"{self._reason}, which the batch norm {name} cannot be trained on; wanted drop_last=True, "
+                "or another batch_size"
             )
 
 
@@ -305,21 +306,12 @@ def _describe_samples(data_batch: Any) -> str:
 
 @HOOKS.register_module()
 class SetEpochHook(Hook):
-    """Tells the training dataset the epoch, which with seed and index decides a sample's random numbers.
-
-    Every dataset inside wrappers (``dataset``, ``datasets``) that has ``set_epoch(int)`` is told. To reach
-    persistent workers, a dataset keeps the epoch in shared memory (``torch.zeros(...).share_memory_()``).
-    """
+    """Tells the training :class:`~pointsuite.engine.loader.Loader` which pass over the data begins."""
 
     def before_train_epoch(self, runner) -> None:
-        self._set_epoch(runner.train_dataloader.dataset, runner.epoch)
-
-    def _set_epoch(self, dataset: Any, epoch: int) -> None:
-        if hasattr(dataset, "set_epoch"):
-            dataset.set_epoch(epoch)
-        inner = [dataset.dataset] if hasattr(dataset, "dataset") else getattr(dataset, "datasets", [])
-        for part in inner:
-            self._set_epoch(part, epoch)
+        loop = runner.train_loop
+        if isinstance(loop.dataloader, Loader):
+            loop.dataloader.start(runner.epoch, getattr(loop, "batch", 0))
 
 
 # ---------------------------------------------------------------------------------------------- progress

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from mmengine.dist import all_gather_object, all_reduce, is_main_process
 from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
+from mmengine.runner import BaseLoop
 from torch import nn
 
 from ..checkpoint import (
     CheckpointError,
+    check_tensors,
     find_latest_checkpoint,
     find_state_dict,
     keep_last_layers,
@@ -28,6 +31,7 @@ from ..checkpoint import (
 )
 from ..errors import one_line
 from ..randomness import get_random_state, set_random_state
+from .fingerprint import fingerprint
 from .loops import EpochBasedTrainLoop
 
 
@@ -60,7 +64,9 @@ class Resumable:
         meta.setdefault("iter", self.iter + (not by_epoch))
         meta["batch"] = 0 if by_epoch else getattr(loop, "batch", 0)
         meta["epoch_length"] = len(loop.dataloader)
+        meta["iter_offset"] = getattr(loop, "iter_offset", 0)
         meta["dataset_length"] = len(loop.dataloader.dataset)
+        meta["data"] = self._data_fingerprint
         meta.update(
             cfg=self.cfg.pretty_text,
             **_describe_use(self.cfg.to_dict()),
@@ -87,6 +93,10 @@ class Resumable:
             )
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         save_checkpoint(checkpoint, Path(out_dir) / filename)
+
+    @cached_property
+    def _data_fingerprint(self) -> dict[str, str]:
+        return fingerprint(self.train_loop.dataloader.dataset)
 
     def _accumulated_gradients(self) -> dict[str, torch.Tensor]:
         """Gradients that wait for the optimiser's next step, by parameter: their mean over the processes."""
@@ -126,8 +136,8 @@ class Resumable:
     ) -> dict[str, Any]:
         """Load the weights of ``filename``, a path or a URL with its digest; returns all that is in it.
 
-        With ``new_classes=True`` in the config, last layers for another number of classes are left as they
-        are initialised, and named.
+        Where training begins, and the config has ``new_classes=True``, last layers for another number of
+        classes are left as they are initialised, and named.
 
         Raises:
             CheckpointError: the file is not safe or not whole, or its keys or shapes are not the model's.
@@ -136,12 +146,22 @@ class Resumable:
         state = find_state_dict(checkpoint, str(filename))
         checkpoint = checkpoint if "state_dict" in checkpoint else {}
         checkpoint["state_dict"] = state
-        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        if "ema_state_dict" in checkpoint and self._resume:
+            _check_average(checkpoint, filename)
+        with _continuing(filename, "ema_state_dict"):
+            self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         state = checkpoint["state_dict"]
-        if self.cfg.get("new_classes") and not self._resume:
-            state, left = keep_last_layers(self._bare_model, state)
+        begins = isinstance(self._train_loop, BaseLoop) and not self._resume
+        others, left = keep_last_layers(self._bare_model, state) if begins else (state, [])
+        if new_classes := begins and self.cfg.get("new_classes"):
             self.logger.warning(f"{filename}: left as initialised: {', '.join(left) or 'nothing'}")
-        load_state_dict(self._bare_model, state, strict, str(filename))
+        try:
+            load_state_dict(self._bare_model, others if new_classes else state, strict, str(filename))
+        except CheckpointError as error:
+            if not left or new_classes:
+                raise
+            hint = "with --cfg-options new_classes=True, last layers for other classes stay as initialised"
+            raise CheckpointError(f"{error}; {hint}") from error
         self._has_loaded = True
         self.logger.info(f"Loaded the weights of {filename}")
         return checkpoint
@@ -190,6 +210,8 @@ class Resumable:
                 f"{filename}: has no {', '.join(missing)}: training cannot continue from it, but it can "
                 "start from its weights (load_from)"
             )
+        for part in ("optimizer", "gradients"):
+            _check_finite(checkpoint.get(part), f"{filename}: {part}")
         meta, loop = checkpoint["meta"], self.train_loop
         new_schedule = bool(self.cfg.get("new_schedule"))
         self._check_resumable(filename, meta, new_schedule)
@@ -199,8 +221,13 @@ class Resumable:
                 f"differ from an unbroken run (--seed {meta['seed']} makes them equal)."
             )
         with _continuing(filename, "message_hub"):
+            for key, buffer in checkpoint["message_hub"]["log_scalars"].items():
+                if "loss" in key.partition("train/")[2]:  # metrics and norms may be NaN
+                    _check_finite(buffer, f"{filename}: message_hub: {key}")
             self._load_message_hub(checkpoint["message_hub"])
         loop._epoch, loop._iter = meta["epoch"], meta["iter"]
+        if isinstance(loop, EpochBasedTrainLoop):  # other numbers of processes have epochs of other lengths
+            loop.iter_offset = meta["iter"] - meta["epoch"] * len(loop.dataloader) - meta["batch"]
         if resume_optimizer:
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
             groups = [group for wrapper in _each(self.optim_wrapper) for group in wrapper.param_groups]
@@ -244,7 +271,27 @@ class Resumable:
                 f"{filename}: its data set had {length} samples, and this one has {len(loader.dataset)}: "
                 f"{way_out}"
             )
-        length = meta.get("epoch_length")
+        before, now = meta.get("data"), self._data_fingerprint
+        if isinstance(before, Mapping):
+            changed = [str(name) for name in {**before, **now} if before.get(name) != now.get(name)]
+            if changed:
+                raise CheckpointError(
+                    f"{filename}: the data have changed since: {', '.join(changed)} differs: {way_out}"
+                )
+        length, by_epoch = meta.get("epoch_length"), isinstance(self.train_loop, EpochBasedTrainLoop)
+        if meta["batch"] and not (by_epoch and len(loader) == length):
+            raise CheckpointError(
+                f"{filename}: saved after batch {meta['batch']} of {length} of an epoch, which has "
+                f"{len(loader)} now: the batch size, data or processes differ"
+            )
+        if by_epoch and type(length) is int:
+            offset = meta.get("iter_offset", 0)
+            wanted = meta["epoch"] * length + meta["batch"] + (offset if type(offset) is int else 0)
+            if meta["iter"] != wanted:
+                raise CheckpointError(
+                    f"{filename}: meta: iter: found {meta['iter']}, wanted {wanted}: {meta['epoch']} epochs "
+                    f"of {length} iterations and {meta['batch']} of the next"
+                )
         if length not in (None, len(loader)) and not meta["batch"] and same_processes:
             raise CheckpointError(
                 f"{filename}: its epochs had {length} iterations, and these have {len(loader)}: the batch "
@@ -295,12 +342,34 @@ class Resumable:
         state = states[self.rank % len(states)]
         set_random_state(state)
         if meta["batch"]:
-            if not isinstance(loop, EpochBasedTrainLoop) or len(loop.dataloader) != meta["epoch_length"]:
-                raise CheckpointError(
-                    f"{filename}: saved after batch {meta['batch']} of {meta['epoch_length']} of an epoch, "
-                    f"which has {len(loop.dataloader)} now: the batch size, data or processes differ"
-                )
             loop.batch, loop.random_state = meta["batch"], state
+
+
+def _check_finite(value: Any, name: str) -> None:
+    """Raise a CheckpointError that names the first number, also of a tensor, that is NaN or infinite."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_finite(item, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _check_finite(item, f"{name}.{i}")
+    elif isinstance(value, float) or isinstance(value, torch.Tensor) and value.dtype.is_floating_point:
+        number = torch.as_tensor(value)
+        if not number.isfinite().all():
+            found = "NaN" if number.isnan().any() else "infinity"
+            raise CheckpointError(f"{name}: found {found}, wanted finite numbers: training had failed before")
+
+
+def _check_average(checkpoint: Mapping[str, Any], filename: Any) -> None:
+    """The same of averaged weights, which may be infinite where the weights are: in constants."""
+    average = checkpoint["ema_state_dict"]
+    if not isinstance(average, Mapping):
+        raise CheckpointError(f"{filename}: ema_state_dict: found a {type(average).__name__}, wanted weights")
+    check_tensors(average, f"{filename}: ema_state_dict")
+    for key, value in average.items():
+        own = checkpoint["state_dict"].get(str(key).removeprefix("module."))
+        if not (isinstance(own, torch.Tensor) and own.is_floating_point() and own.isinf().any()):
+            _check_finite(value, f"{filename}: ema_state_dict: {key}")
 
 
 @contextmanager

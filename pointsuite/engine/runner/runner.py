@@ -1,10 +1,15 @@
 """MMEngine's Runner with checkpoints that are safe to read, to write and to continue from."""
 
+import logging
 import os
+import pickle
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,8 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import is_distributed, is_main_process, master_only
+from mmengine.evaluator import DumpResults
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import FUNCTIONS, HOOKS, LOOPS, OPTIMIZERS, Registry
@@ -26,14 +32,15 @@ from torch.utils.data import DataLoader
 
 from pointsuite.registry import RUNNERS
 
-from ..checkpoint import (
-    load_checkpoint,
-)
+from ..checkpoint import atomic_write, load_checkpoint, naming
 from ..errors import UsageError, nearest
+from ..loader import Loader
+from ..lock import find_holder, hold_folder
 from ..randomness import seed_everything
 from ..sync_batch_norm import allow_cpu, synchronize_batch_norms
 from .hooks import StopRequest
-from .loops import EpochBasedTrainLoop
+from .loops import EndlessBatches, EpochBasedTrainLoop
+from .preflight import describe_empty
 from .resume import Resumable
 
 DEFAULT_HOOKS = {
@@ -65,8 +72,9 @@ for _scheme in list(CheckpointLoader._schemes):
 class Runner(Resumable, mmengine.runner.Runner):
     """A run that continues after ``--resume`` to the same weights as if it had never stopped.
 
-    On the same hardware, with as many threads and processes, that is exact if a sample depends on (seed,
-    epoch, index) alone; in the middle of an epoch, too, where the loop passes over the batches it has had.
+    On the same hardware, with as many threads and processes, that is exact, at any iteration: the random
+    numbers of a sample follow from seed, pass, index and turn alone, see
+    :class:`~pointsuite.engine.loader.Loader`.
     Where several processes accumulate gradients, a checkpoint between two steps holds the gradients' mean
     over the processes, and the run continues to the same weights up to rounding.
 
@@ -156,6 +164,8 @@ class Runner(Resumable, mmengine.runner.Runner):
         for handler in logger.handlers:
             if getattr(handler, "stream", None) is sys.stdout:
                 handler.addFilter(lambda record: not record.getMessage().startswith(LOGGED_TO_FILE_ONLY))
+            elif isinstance(handler, logging.FileHandler):
+                handler.handleError = partial(_report_lost_lines, handler)
         logger.info(f"Log file, with environment, config and hooks: {logger.log_file}")
         return logger
 
@@ -169,16 +179,32 @@ class Runner(Resumable, mmengine.runner.Runner):
                 if (function := _find(FUNCTIONS, dataloader.get(key))) is not None:
                     options = {k: v for k, v in dataloader[key].items() if k != "_scope_"}
                     dataloader[key] = {**options, "type": function}
-        loader = mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        try:
+            loader = mmengine.runner.Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        except ValueError as error:
+            if "need at least one array to concatenate" in str(error):  # MMEngine, of no samples
+                raise _LoaderError(describe_empty(dataloader["dataset"])) from error
+            raise
         loader.generator = loader.generator or torch.Generator()  # else every epoch draws from the run's own
+        if type(loader) is DataLoader:  # MMEngine builds no other
+            loader.__class__, loader.seed = Loader, (seed or 0) % 2**32
         _check_loader(loader)
         return loader
+
+    @master_only
+    def dump_config(self) -> None:
+        """See MMEngine; the config of another process that trains in the folder stays as it is."""
+        if find_holder(self.work_dir) is None:
+            with naming(self.work_dir):
+                super().dump_config()
 
     def build_evaluator(self, evaluator):
         evaluator = super().build_evaluator(evaluator)
         for i, metric in enumerate(evaluator.metrics):
             if metric.collect_device == "cpu" and metric.collect_dir is None:  # else in the current folder
-                metric.collect_dir = str(Path(self.work_dir) / f".results_{i}")
+                metric.collect_dir = str(Path(self.work_dir) / f".results_{self.timestamp}_{i}")
+            if isinstance(metric, DumpResults):
+                metric.compute_metrics = partial(_dump_results, metric)
         return evaluator
 
     def build_optim_wrapper(self, optim_wrapper):
@@ -199,13 +225,29 @@ class Runner(Resumable, mmengine.runner.Runner):
                 chosen = {**options, "type": "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"}
         if _find(LOOPS, chosen) is mmengine.runner.EpochBasedTrainLoop:
             chosen = {**chosen, "type": EpochBasedTrainLoop}
-        return super().build_train_loop(chosen)
+        with self._naming_loader("train_dataloader"):
+            loop = super().build_train_loop(chosen)
+        if isinstance(loop.dataloader, Loader):
+            loop.dataloader.counts_passes = True
+            if hasattr(loop, "dataloader_iterator"):
+                loop.dataloader_iterator = EndlessBatches(loop.dataloader)
+        return loop
 
     def build_val_loop(self, loop):
-        return super().build_val_loop({"type": "ValLoop", **loop} if isinstance(loop, dict) else loop)
+        with self._naming_loader("val_dataloader"):
+            return super().build_val_loop({"type": "ValLoop", **loop} if isinstance(loop, dict) else loop)
 
     def build_test_loop(self, loop):
-        return super().build_test_loop({"type": "TestLoop", **loop} if isinstance(loop, dict) else loop)
+        with self._naming_loader("test_dataloader"):
+            return super().build_test_loop({"type": "TestLoop", **loop} if isinstance(loop, dict) else loop)
+
+    @contextmanager
+    def _naming_loader(self, key: str) -> Iterator[None]:
+        """Say by which key of which file a loader without batches is described."""
+        try:
+            yield
+        except _LoaderError as error:
+            raise UsageError(f"{self.cfg.filename or 'config'}: {key}: {error}") from error
 
     def build_log_processor(self, log_processor):
         if isinstance(log_processor, dict):
@@ -213,18 +255,41 @@ class Runner(Resumable, mmengine.runner.Runner):
         return super().build_log_processor(log_processor)
 
     def train(self) -> nn.Module:
-        with self.stop_request:
+        only = hold_folder(self.work_dir) if is_main_process() else nullcontext()
+        with only, self.stop_request:
             try:
                 return super().train()
             except BaseException as error:
                 self.visualizer.close()  # writes what is still in its buffers
                 if str(error).startswith("Expected more than 1 value per channel when training"):
                     raise UsageError(
-                        f"iteration {self.iter + 1} (epoch {self.epoch + 1}): its batch has one sample, "
-                        "which a batch norm cannot be trained on; wanted drop_last=True in train_dataloader, "
-                        "or another batch_size"
+                        f"{self.cfg.filename or 'config'}: train_dataloader: the batch of iteration "
+                        f"{self.iter + 1} (epoch {self.epoch + 1}) has one sample, which a batch norm cannot "
+                        "be trained on; wanted drop_last=True, or another batch_size"
                     ) from error
                 raise
+
+
+class _LoaderError(UsageError):
+    """A loader has no batch to give."""
+
+
+def _report_lost_lines(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    """Say once that a log cannot be written; the run goes on without its lines."""
+    error = sys.exc_info()[1]
+    if not isinstance(error, OSError):
+        logging.FileHandler.handleError(handler, record)
+    elif not getattr(handler, "lost_lines", False):
+        handler.lost_lines = True
+        print(f"{handler.baseFilename}: {error.strerror}: the log lacks lines", file=sys.stderr)
+
+
+def _dump_results(metric: DumpResults, results: list) -> dict:
+    """What MMEngine's metric does, all or nothing."""
+    with atomic_write(metric.out_file_path) as file:
+        pickle.dump(results, file)
+    MMLogger.get_current_instance().info(f"Results are saved in {metric.out_file_path}")
+    return {}
 
 
 def _list_numbers(value: Any) -> Any:
@@ -239,17 +304,17 @@ def _list_numbers(value: Any) -> Any:
 
 
 def _check_loader(loader: DataLoader) -> None:
-    """Raise a UsageError where a loader has no batch to give."""
+    """Raise a _LoaderError where a loader has no batch to give."""
     name = type(loader.dataset).__name__
     try:
         count, batches = len(loader.dataset), len(loader)
     except TypeError:  # of data that are streamed
         return
     if count == 0:
-        raise UsageError(f"the data set {name} is empty, wanted at least one sample")
+        raise _LoaderError(f"the data set {name} is empty, wanted at least one sample")
     sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     if batches == 0 and not isinstance(getattr(sampler, "sampler", sampler), InfiniteSampler):
-        raise UsageError(
+        raise _LoaderError(
             f"the data set {name} has {count} samples, fewer than a batch of "
             f"{getattr(sampler, 'batch_size', '?')}, and drop_last=True leaves them out: no iteration is "
             "left; wanted a smaller batch_size, or drop_last=False"

@@ -4,12 +4,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset, pseudo_collate
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from torch.utils.data import DataLoader
 
 import pointsuite.registry  # noqa: F401  registers the scope
 from pointsuite.datasets import Clouds, DatasetError, FileInfo, PointCloudDataset, write_clouds
+from pointsuite.engine.loader import Loader
+from pointsuite.engine.randomness import drawing
+from pointsuite.engine.runner import Runner
+from pointsuite.engine.runner.loops import EndlessBatches
 
 CLASSES = ("box", "ball", "cone")
 
@@ -51,45 +55,46 @@ def test_a_sample_before_the_pipeline(file):
             dataset[index]
 
 
-def test_randomness_depends_on_seed_epoch_and_index_alone(file):
+def in_pass(dataset, number):
+    found = []
+    for i in range(len(dataset)):
+        with drawing(9, number, i):  # the data set's own seed counts
+            found.append(dataset[i]["number"])
+    return found
+
+
+def test_randomness_depends_on_seed_pass_and_index_alone(file):
     dataset = PointCloudDataset(file, "train", [draw])
     first = [dataset[i]["number"] for i in range(6)]
     assert len(set(first)) == 6
     assert [dataset[i]["number"] for i in reversed(range(6))] == first[::-1]
-    dataset.set_epoch(3)
-    third = [dataset[i]["number"] for i in range(6)]
+    third = in_pass(dataset, 3)
     assert not set(first) & set(third)
-    dataset.set_epoch(0)
-    assert [dataset[i]["number"] for i in range(6)] == first
-    resumed = PointCloudDataset(file, "train", [draw])
-    resumed.set_epoch(3)
-    assert [resumed[i]["number"] for i in range(6)] == third
+    assert in_pass(dataset, 0) == first
+    assert in_pass(PointCloudDataset(file, "train", [draw]), 3) == third
     assert PointCloudDataset(file, "train", [draw], seed=1)[0]["number"] != first[0]
     assert third[2] == np.random.default_rng([0, 3, 2]).random()
 
 
-def test_the_epoch_stays_zero_when_testing(file):
+def test_every_pass_is_as_the_first_when_testing(file):
     dataset = PointCloudDataset(file, "train", [draw], test_mode=True)
-    before = dataset[1]["number"]
-    dataset.set_epoch(5)
-    assert dataset[1]["number"] == before
+    assert in_pass(dataset, 5) == [dataset[i]["number"] for i in range(6)]
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_worker_processes_see_the_epoch(file, context):
+def test_worker_processes_see_the_pass(file, context):
     dataset = PointCloudDataset(file, "train", [draw])
-    loader = DataLoader(
+    loader = Loader(
         dataset, 2, num_workers=1, persistent_workers=True, multiprocessing_context=context, collate_fn=list
     )
     for epoch in (0, 7):
-        dataset.set_epoch(epoch)
+        loader.start(epoch)
         got = [sample["number"] for batch in loader for sample in batch]
         assert got == [np.random.default_rng([0, epoch, i]).random() for i in range(6)]
 
 
 def test_pickled_copy_is_equal(file):
     dataset = PointCloudDataset(file, "train", [{"type": "ShufflePoints"}, {"type": "PackPoints"}])
-    dataset.set_epoch(2)
     copy = pickle.loads(pickle.dumps(dataset))
     torch.testing.assert_close(copy[3]["inputs"], dataset[3]["inputs"], rtol=0, atol=0)
 
@@ -120,6 +125,53 @@ def test_chosen_classes_get_new_labels(file):
         (1, "shape 3"),
         (0, "shape 5"),
     ]
+
+
+def test_indices_choose_clouds(file):
+    def names(dataset):
+        return [dataset[i]["name"] for i in range(len(dataset))]
+
+    dataset = PointCloudDataset(file, "train")
+    for indices, wanted in ((2, "01"), (-2, "45"), ([3, 0], "30")):
+        wanted = [f"shape {i}" for i in wanted]
+        assert names(PointCloudDataset(file, "train", indices=indices)) == wanted
+        subset = dataset.get_subset(indices)
+        assert names(subset) == wanted and len(subset.clouds.label) == len(wanted)
+    assert len(dataset) == 6
+    with pytest.raises(DatasetError, match="indices 0: no cloud is left of 6"):
+        PointCloudDataset(file, "train", indices=0)
+
+
+def test_the_wrappers_of_mmengine(file):
+    config = {"type": "pointsuite.PointCloudDataset", "data_file": str(file), "split": "train"}
+    own = PointCloudDataset(file, "train")
+    for part in (config, own):
+        joined = ConcatDataset([part, part])
+        assert len(joined) == 12 and joined[7]["name"] == "shape 1"
+        repeated = RepeatDataset(part, 3)
+        assert len(repeated) == 18 and repeated.metainfo["classes"] == CLASSES
+    few = PointCloudDataset(file, "train", indices=[0, 3, 1])  # two boxes and a ball
+    balanced = ClassBalancedDataset(few, 1.0)
+    assert [balanced[i]["label"] for i in range(len(balanced))] == [0, 0, 0, 0, 1, 1]
+    assert balanced.get_cat_ids(4) == [1] and balanced.get_data_info(5)["name"] == "shape 1"
+
+
+def test_24_samples_are_24_draws(file):
+    part = {"type": "pointsuite.PointCloudDataset", "data_file": str(file), "split": "train"}
+    part = {**part, "indices": 2, "pipeline": [draw]}
+    nested = {
+        "type": "RepeatDataset",
+        "times": 2,
+        "dataset": {"type": "ConcatDataset", "datasets": [part] * 2},
+    }
+    for dataset in (part, nested):
+        for sampler in ("DefaultSampler", "InfiniteSampler"):
+            loader = Runner.build_dataloader(
+                {"dataset": dataset, "sampler": {"type": sampler}, "batch_size": 2}, seed=0
+            )
+            loader.counts_passes = True
+            batches = EndlessBatches(loader)
+            assert len({number for _ in range(12) for number in next(batches)["number"]}) == 24
 
 
 @pytest.mark.parametrize("classes", [["box", "cube"], ["box", "box"], []])

@@ -3,9 +3,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 
 from pointsuite.datasets import DatasetError
 from pointsuite.datasets.pyg import PyGDataset, PyGTransform, from_pyg, to_pyg
+from pointsuite.engine.randomness import drawing
 from pointsuite.transforms import NormalizeUnitSphere, PackPoints, RandomJitter, SamplePoints
 
 
@@ -86,8 +88,10 @@ def test_a_dataset_of_theirs_is_one_of_ours():
     assert packed["inputs"].shape == (16, 6) and int(packed["data_samples"].gt_label) == 0
     assert packed["data_samples"].index == 4
     assert torch.equal(dataset[4]["inputs"], packed["inputs"])
-    dataset.set_epoch(1)
-    assert not torch.equal(dataset[4]["inputs"], packed["inputs"])
+    with drawing(0, 1, 4):
+        assert not torch.equal(dataset[4]["inputs"], packed["inputs"])
+    assert len(RepeatDataset(dataset, 3)) == 15 and len(ClassBalancedDataset(dataset, 0.5)) == 7
+    assert dataset.get_subset([3, 1])[0]["data_samples"].gt_label == 1
     with pytest.raises(IndexError, match="index 5 is out of range, the dataset has 5 clouds"):
         dataset[5]
     with pytest.raises(DatasetError, match="0 clouds, wanted at least 1"):

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from pointsuite.engine.checkpoint import (
     find_state_dict,
     load_checkpoint,
     load_state_dict,
+    remove_abandoned,
     rename_keys,
     save_checkpoint,
     sha256,
@@ -109,6 +111,74 @@ def test_load_refuses_code_without_running_it(tmp_path, zipped):
         load_checkpoint(path)
     assert not marker.exists()
     assert "\n" not in str(error.value)
+
+
+def test_temporary_files_of_living_processes_stay(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = {pid: f".epoch_1.pth.{pid}.tmp" for pid in (ended.pid, os.getpid(), os.getppid())}
+    for name in (*names.values(), ".notes.tmp", "a.1.tmp"):
+        (tmp_path / name).touch()
+    remove_abandoned(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {names[os.getppid()], ".notes.tmp", "a.1.tmp"}
+
+
+def fill_disk(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace", "torch.save"])
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path, monkeypatch, call):
+    path = tmp_path / "a.pth"
+    save_checkpoint({"a": 1}, path)
+    monkeypatch.setattr(call, fill_disk)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a\.pth'"):
+        save_checkpoint({"a": 2}, path)
+    monkeypatch.undo()
+    assert load_checkpoint(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+
+
+LIMITED = """
+import resource, signal, sys
+import numpy as np, torch
+from pointsuite.datasets import Clouds, FileInfo, write_clouds
+from pointsuite.engine.checkpoint import atomic_write, save_checkpoint
+from pointsuite.engine.errors import explain
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # as a disk with 20 kB left
+rng = np.random.default_rng(0)
+points = rng.integers(-999, 999, (9, 999, 3)).astype(np.int16)
+clouds = Clouds(points, np.tile(np.array([0, 0, 127], np.int8), (9, 999, 1)), np.zeros(9, int))
+
+def archive(path):
+    with atomic_write(path) as file:
+        np.savez(file, points)
+
+def text(path):
+    with open(path, "w") as file:
+        file.write("0" * 99999)
+
+for name, write in {
+    "a.pth": lambda path: save_checkpoint({"w": torch.zeros(9999)}, path),
+    "a.h5": lambda path: write_clouds(path, {"train": clouds}, FileInfo(("box",))),
+    "a.npz": archive,
+    "a.json": text,
+}.items():
+    try:
+        write(f"{sys.argv[1]}/{name}")
+    except OSError as error:
+        print(explain(error))
+"""
+
+
+def test_the_system_refuses_to_write_more(tmp_path):
+    run = subprocess.run([sys.executable, "-c", LIMITED, tmp_path], capture_output=True, text=True)
+    lines = run.stdout.splitlines()
+    assert len(lines) == 4, run.stdout + run.stderr
+    for line, name in zip(lines, ("a.pth", "a.h5", "a.npz", "a.json"), strict=True):
+        assert "File too large" in line and f"{tmp_path}/{name}" in line and line.endswith("True)")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]  # written by Python's own hand
 
 
 def test_load_refuses_classes_by_name(tmp_path):

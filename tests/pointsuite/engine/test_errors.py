@@ -1,16 +1,25 @@
 """An error is one line: of the user's with the way out, of ours with the place of the whole report."""
 
+import errno
+import logging
 import os
 import re
 import signal
 import sys
 
+import mmengine
+import numpy as np
 import pytest
+from mmengine.hooks import Hook
 from mmengine.registry import Registry
+from mmengine.visualization import LocalVisBackend
 from torch.utils.data import DataLoader, Dataset
 
 from pointsuite.engine import command
 from pointsuite.engine.errors import UsageError, explain, find_path
+from pointsuite.engine.runner.runner import Runner
+
+from .toy import make_config
 
 
 class Faulty(Dataset):
@@ -127,3 +136,72 @@ def test_numbers_of_options(capsys):
         with pytest.raises(command.argparse.ArgumentTypeError, match="wanted a number above 0"):
             command.positive(text)
     assert command.positive("2.5") == 2.5 and command.whole(1)("3") == 3
+
+
+needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+
+
+@needs_full
+@pytest.mark.parametrize("call", ["scalars", "json", "savez"])
+def test_a_full_disk_is_one_line_with_the_file(tmp_path, call):
+    """The system names no file where it refuses to write; libraries write, too."""
+    backend = LocalVisBackend(tmp_path)
+    backend._init_env()
+    path = tmp_path / "scalars.json" if call == "scalars" else tmp_path / "a.json"
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError) as error:
+        if call == "scalars":
+            backend.add_scalars({"loss": 1.0})
+        elif call == "json":
+            mmengine.dump(list(range(99999)), str(path))
+        else:
+            with open(path, "wb") as file:
+                np.savez(file, np.zeros(99999))
+    assert explain(error.value) == (f"{path}: No space left on device", True)
+
+
+def write_to(handler):
+    handler.stream.write("a")
+    handler.stream.flush()
+
+
+@needs_full
+def test_a_log_that_cannot_be_written_does_not_stop_a_run(tmp_path, capsys):
+
+    class Fill(Hook):
+        def before_train_epoch(self, runner):
+            self.handler = next(h for h in runner.logger.handlers if isinstance(h, logging.FileHandler))
+            self.handler.setStream(open("/dev/full", "a")).close()  # noqa: SIM115
+
+    runner = Runner.from_cfg(make_config(tmp_path, **{"train_cfg.max_epochs": 1}))
+    fill = Fill()
+    runner.register_hook(fill)
+    runner.train()
+    said = capsys.readouterr().err
+    assert said.count(f"{runner.logger.log_file}: No space left on device: the log lacks lines") == 1
+    assert "Traceback" not in said and (tmp_path / "epoch_1.pth").exists()
+    with pytest.raises(OSError) as error:  # MMEngine writes to it, too
+        write_to(fill.handler)
+    assert explain(error.value) == (f"{runner.logger.log_file}: No space left on device", True)
+    fill.handler.stream = open(os.devnull, "a")  # noqa: SIM115
+
+
+def test_results_that_cannot_be_dumped_leave_nothing(tmp_path, monkeypatch):
+    out = tmp_path / "results.pkl"
+    metrics = [{"type": "ToyAccuracy"}, {"type": "DumpResults", "out_file_path": str(out)}]
+    cfg = make_config(tmp_path)
+    cfg.test_evaluator = metrics
+    Runner.from_cfg(cfg).test()
+    assert len(mmengine.load(out)) == 18
+    whole = out.read_bytes()
+
+    def fill(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cfg.experiment_name += "_again"
+    runner = Runner.from_cfg(cfg)
+    monkeypatch.setattr(os, "fsync", fill)
+    with pytest.raises(OSError, match=r"No space left on device: '.*results\.pkl'"):
+        runner.test()
+    assert out.read_bytes() == whole and not list(tmp_path.glob(".*"))

@@ -76,3 +76,5 @@ def test_folders_that_link_in_a_loop_are_walked_once(tmp_path):
     (tmp_path / "root" / "c").symlink_to(tmp_path / "root" / "b")
     found = [path.relative_to(tmp_path / "root").as_posix() for path in walk_files(tmp_path / "root")]
     assert found == ["a/1", "a/2", "b/3"]
+    (tmp_path / "root" / "a" / "up").symlink_to(tmp_path)
+    assert [path.name for path in walk_files(tmp_path / "root" / "a")] == ["1", "2"]

@@ -9,14 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.hooks import Hook
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from pointsuite.engine.checkpoint import load_checkpoint
 from pointsuite.engine.runner import Runner
 from pointsuite.engine.runner.hooks import (
     NonFiniteLossError,
     ProgressBarHook,
-    SetEpochHook,
     StopRequest,
     _describe_samples,
 )
@@ -54,28 +52,6 @@ def test_describe_samples():
     image = SimpleNamespace(img_id=8, img_path="a.jpg")
     assert _describe_samples({"data_sample": [image, object()]}) == "8 (a.jpg), #1 of the batch"
     assert _describe_samples([1]) == "of a list (no data samples)"
-
-
-class Epochs(Dataset):
-    def __init__(self):
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch):
-        self._epoch.fill_(epoch)
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        return int(self._epoch)
-
-
-def test_epoch_reaches_wrapped_datasets_in_persistent_workers():
-    dataset = ConcatDataset([Subset(Epochs(), [0]), Epochs()])
-    loader = DataLoader(dataset, num_workers=1, persistent_workers=True)
-    for epoch in (4, 5):
-        SetEpochHook().before_train_epoch(SimpleNamespace(train_dataloader=loader, epoch=epoch))
-        assert [int(batch) for batch in loader] == [epoch] * 3
 
 
 def test_first_signal_waits_and_second_interrupts(capfd):

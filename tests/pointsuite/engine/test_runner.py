@@ -213,7 +213,8 @@ def test_a_loader_without_batches_is_an_error(tmp_path):
     few = {"train_dataloader.batch_size": 32, "train_dataloader.drop_last": True}
     for kind in ({}, {"train_cfg": BY_ITERATION["train_cfg"]}):
         with pytest.raises(
-            UsageError, match="ToyDataset has 18 samples, fewer than a batch of 32, .*drop_last"
+            UsageError,
+            match="toy.py: train_dataloader: the data set ToyDataset has 18 samples, fewer.*32, .*drop_last",
         ):
             Runner.from_cfg(make_config(tmp_path, **few, **kind)).train()
     endless = {**BY_ITERATION, **few}  # an endless sampler fills the batch
@@ -224,14 +225,23 @@ def test_a_loader_without_batches_is_an_error(tmp_path):
 def test_an_empty_data_set_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(ToyDataset, "__len__", lambda self: 0)
     for kind in ({}, BY_ITERATION):
-        with pytest.raises(UsageError, match="ToyDataset is empty"):
+        with pytest.raises(UsageError, match="toy.py: train_dataloader: the data set ToyDataset is empty"):
             Runner.from_cfg(make_config(tmp_path, **kind)).train()
+
+
+def test_an_empty_loader_of_validation_is_named_by_its_key(tmp_path):
+    few = {"val_dataloader.batch_size": 32, "val_dataloader.drop_last": True}
+    with pytest.raises(UsageError, match="toy.py: val_dataloader: the data set ToyDataset has 18 samples"):
+        Runner.from_cfg(make_config(tmp_path, **few)).train()
 
 
 @pytest.mark.parametrize(("size", "which"), [(17, "the last batch of an epoch"), (1, "every batch")])
 def test_a_batch_of_one_under_batch_norm_stops_before_training(tmp_path, size, which):
     runner = Runner.from_cfg(make_config(tmp_path, **{"train_dataloader.batch_size": size}))
-    with pytest.raises(UsageError, match=f"{which} has one sample .18 samples.*network.1.*drop_last=True"):
+    with pytest.raises(
+        UsageError,
+        match=f"toy.py: train_dataloader: {which} has one sample .18 samples.*network.1.*drop_last=True",
+    ):
         runner.train()
     assert runner.iter == 0 and not list(tmp_path.glob("*.pth"))
 
@@ -276,6 +286,8 @@ def test_resuming_with_damaged_parts_is_refused(tmp_path, unbroken):
     for part, value, message in (
         ("meta", {**whole["meta"], "iter": "5"}, "meta: iter: found '5', wanted a whole number"),
         ("meta", {**whole["meta"], "dataset_length": 20}, "had 20 samples, and this one has 18"),
+        ("meta", {**whole["meta"], "iter": 7}, "meta: iter: found 7, wanted 5: 1 epochs of 5 iterations"),
+        ("meta", {**whole["meta"], "epoch": 2}, "meta: iter: found 5, wanted 10: 2 epochs of 5 iterations"),
         ("message_hub", {}, "its message_hub does not fit"),
         ("random_states", [], "its random_states does not fit"),
         ("optimizer", {"state": {}}, "its optimizer does not fit"),
@@ -283,6 +295,76 @@ def test_resuming_with_damaged_parts_is_refused(tmp_path, unbroken):
         save_checkpoint({**whole, part: value}, tmp_path / "a.pth")
         with pytest.raises(CheckpointError, match=message):
             resume(tmp_path, tmp_path / "a.pth")
+
+
+def spoil(value, number):
+    """A copy of nested values whose first weights hold the number."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim:
+        value = value.clone()
+        value.view(-1)[-1] = number
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not same(changed := spoil(item, number), item):
+                return {**value, key: changed}
+    return value
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("kind", "part", "named"),
+    [
+        ("epoch", "optimizer", r"optimizer\.state\.0\.exp_avg"),
+        ("accumulate", "gradients", r"gradients\.network\.0\.weight"),
+        ("ema", "ema_state_dict", r"ema_state_dict: module\.network\.0\.weight"),
+        ("epoch", "message_hub", r"message_hub: train/loss\.history"),
+    ],
+)
+def test_resuming_with_numbers_that_are_none_is_refused(tmp_path, unbroken, kind, part, named, number):
+    whole = load_checkpoint(unbroken[kind] / "epoch_1.pth")
+    if part == "message_hub":
+        hub = whole[part]
+        loss = {"train/loss": spoil(hub["log_scalars"]["train/loss"], number)}
+        whole[part] = {**hub, "log_scalars": {**hub["log_scalars"], **loss}}
+    else:
+        whole[part] = spoil(whole[part], number)
+    save_checkpoint(whole, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"a\.pth: {named}.*: found (NaN|infinity), wanted"):
+        resume(tmp_path, tmp_path / "a.pth", **KINDS[kind])
+
+
+def test_resuming_after_the_data_changed_is_refused(tmp_path):
+    """As many samples, others in them."""
+    (tmp_path / "a.json").write_text("[1, 0, 0, 0]")
+    options = {
+        "train_dataloader.dataset": {
+            "_delete_": True,
+            "type": "RepeatDataset",
+            "times": 2,
+            "dataset": {"type": "ToyItems", "ann_file": str(tmp_path / "a.json")},
+        },
+        "model": {"type": "ToyModel", "plain": True},
+        "train_cfg.max_epochs": 1,
+    }
+    Runner.from_cfg(make_config(tmp_path, **options)).train()
+    options["train_cfg.max_epochs"] = 2
+    (tmp_path / "a.json").write_text("[0, 1, 0, 0]")
+    with pytest.raises(CheckpointError, match="epoch_1.pth: the data have changed since: ToyItems a.json"):
+        resume(tmp_path, None, **options)
+    (tmp_path / "a.json").write_text("[1, 0, 0, 0]")
+    resume(tmp_path, None, **options)
+    assert (tmp_path / "epoch_2.pth").exists()
+
+
+def test_a_change_of_processes_moves_the_iterations(tmp_path, unbroken):
+    """An epoch of two processes has half as many: a run that went on alone goes on again."""
+    whole = load_checkpoint(unbroken["epoch"] / "epoch_1.pth")
+    whole["meta"].update(world_size=2, epoch_length=3, iter=3)
+    save_checkpoint(whole, tmp_path / "a.pth")
+    resume(tmp_path, tmp_path / "a.pth", **{"train_cfg.max_epochs": 2})
+    meta = load_checkpoint(tmp_path / "epoch_2.pth")["meta"]
+    assert (meta["iter"], meta["iter_offset"]) == (8, -2)
+    resume(tmp_path, None)
+    assert load_checkpoint(tmp_path / "epoch_3.pth")["meta"]["iter"] == 13
 
 
 def test_a_changed_schedule_is_named_and_taken_on_request(tmp_path, unbroken):

@@ -171,6 +171,23 @@ def test_identify_refuses(chains):
         chains.identify(chain(3, 2, 2))
 
 
+def test_a_variant_that_cannot_be_does_not_fit(chains):
+    """Another system that would have the weights' depth, but refuses it, is none of the candidates."""
+
+    class Shallow(Chain):
+        archs = {"two": {"width": 3, "depth": 2}}
+
+        def __init__(self, arch, classes=2):
+            if self.find_arch(arch)["depth"] != 2:
+                raise ValueError("depth must be 2")
+            super().__init__(arch, classes)
+
+    chains.register_network("shallow", Registry("others"))(Shallow)
+    assert chains.identify(chain(3, 4, 2)).options["arch"] == {"width": 3, "depth": 4}
+    with pytest.raises(CheckpointError, match=r"shallow_two \(5 tensors differ\)"):
+        chains.identify(chain(9, 4, 2))
+
+
 def test_names_may_tell_variants_apart(chains):
     twin = type(
         "Twin",

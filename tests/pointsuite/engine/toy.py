@@ -1,5 +1,7 @@
 """A tiny project for tests of the engine: data, a model that trains by random numbers, and its config."""
 
+import json
+import random
 import time
 from copy import deepcopy
 from itertools import count
@@ -8,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import Dataset
+
+from pointsuite.engine.randomness import draw_key
 
 REPOSITORY = Path(__file__).parents[3]
 CONFIG = f"""
@@ -72,22 +77,42 @@ class ToyDataset(Dataset):
         if data_file is not None:
             raise FileNotFoundError(f"{data_file}: no such file")
         self.seed, self.delay, self.noise = seed, delay, noise
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set_epoch(self, epoch):
-        self._epoch.fill_(epoch)
 
     def __len__(self):
         return 18
 
     def __getitem__(self, index):
         time.sleep(self.delay)
-        rng = np.random.default_rng([self.seed, int(self._epoch), index])
+        rng = np.random.default_rng([self.seed, *draw_key(index)])
         sample = BaseDataElement(metainfo={"index": index, "name": f"shape-{index}", "label": index % 2})
         points = torch.tensor(rng.normal(size=4), dtype=torch.float32)
-        if self.noise:  # of the process, not of the sample
+        if self.noise:  # of the global generator
             points += self.noise * torch.randn(4)
         return {"inputs": points, "data_samples": sample}
+
+
+@DATASETS.register_module()
+class ToyItems(BaseDataset):
+    """A data set as other libraries have them: its samples are drawn from the global generators."""
+
+    METAINFO = {"classes": ("common", "rare")}
+
+    def __init__(self, count=4, **kwargs):
+        self.count = count
+        super().__init__(serialize_data=False, **kwargs)
+
+    def load_data_list(self):
+        if self.ann_file:
+            return [{"label": label} for label in json.loads(Path(self.ann_file).read_text())]
+        return [{"label": int(i == 0)} for i in range(self.count)]
+
+    def get_cat_ids(self, idx):
+        return [self.get_data_info(idx)["label"]]
+
+    def prepare_data(self, idx):
+        numbers = [random.random(), np.random.random(), float(torch.rand(())), 0.0]  # noqa: NPY002
+        sample = BaseDataElement(metainfo={"index": idx, "label": self.get_data_info(idx)["label"]})
+        return {"inputs": torch.tensor(numbers), "data_samples": sample}
 
 
 @MODELS.register_module()
