@@ -1,8 +1,9 @@
 """Image files: finding them, and reading them as red, green and blue."""
 
 import io
+import logging
 import os
-import stat
+import re
 import struct
 import warnings
 import zlib
@@ -12,19 +13,26 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from mmengine.logging import print_log
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from pointsuite.engine.errors import UsageError
+from pointsuite.engine.files import read_bytes
 
 from ..registry import TRANSFORMS
+from .jpeg import check_jpeg
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # some of Pillow's others run code
 MAX_PIXELS = 100_000_000
+DAMAGED_TAGS = ("Corrupt EXIF data", "Tag data larger than file", "Truncated File Read")  # words of Pillow
 
 
 def find_images(folder: Path) -> list[str]:
     """Regular files of images under a folder, by name, whatever their suffix's case.
 
     Hidden files and folders are skipped (``._1.png``, ``.ipynb_checkpoints``); a folder to which links lead
-    twice counts once.
+    twice counts once, one above this not at all.
 
     Raises:
         FileNotFoundError: no folder that can be read.
@@ -33,10 +41,10 @@ def find_images(folder: Path) -> list[str]:
     def fail(error: OSError):
         raise FileNotFoundError(f"{error.filename}: no folder that can be read ({error.strerror})")
 
-    found, seen = [], set()
+    found, seen, start = [], set(), os.path.realpath(folder)
     for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(parent)
-        if real in seen:
+        if real in seen or (start != real and start.startswith(os.path.join(real, ""))):
             folders.clear()
             continue
         seen.add(real)
@@ -51,7 +59,23 @@ def find_images(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def open_image(path: str | os.PathLike, max_pixels: int | None = None) -> Image.Image:
+def pixel_limit() -> int:
+    """The most pixels of an image or a frame: of ``DENSE_MAX_PIXELS`` in the environment, or 100 million.
+
+    Raises:
+        UsageError: the variable is no number from 1.
+    """
+    value = os.environ.get("DENSE_MAX_PIXELS", "")
+    if not value:
+        return MAX_PIXELS
+    if not value.isdecimal() or not int(value):
+        raise UsageError(f"DENSE_MAX_PIXELS: found {value!r}, wanted a whole number of pixels from 1")
+    return int(value)
+
+
+def open_image(
+    path: str | os.PathLike, max_pixels: int | None = None, data: bytes | None = None
+) -> Image.Image:
     """The one way in for image files: decoded whole, as it is stored (see :func:`upright` for its EXIF).
 
     Refused are: what is no regular file; more than ``max_pixels``; PNG whose checksums are wrong; files of
@@ -60,11 +84,28 @@ def open_image(path: str | os.PathLike, max_pixels: int | None = None) -> Image.
 
     Args:
         max_pixels: by default what the environment variable ``DENSE_MAX_PIXELS`` says, else 100 million.
+        data: the bytes, where they come from elsewhere than a local file.
 
     Raises:
         OSError: one line that names the file.
     """
-    return _decode(path, max_pixels)[0]
+    return _decode(path, max_pixels, data)[0]
+
+
+def read_labels(path: str | os.PathLike, data: bytes | None = None) -> np.ndarray:
+    """A mask as it is stored: indices of a palette, or grey levels, (H, W) uint8 or uint16.
+
+    Raises:
+        OSError: see :func:`open_image`; or the image has colours or opacity.
+    """
+    image = open_image(path, data=data)
+    if image.mode in ("1", "L", "P"):
+        return np.asarray(image).astype(np.uint8)
+    if (levels := deep_levels(image)) is None:
+        raise OSError(
+            f"{path}: found a mask of {image.mode}, wanted one label a pixel (grey levels or a palette)"
+        )
+    return levels
 
 
 def read_array(path: str | os.PathLike, max_pixels: int | None = None) -> tuple[np.ndarray, Image.Image]:
@@ -81,7 +122,7 @@ def read_array(path: str | os.PathLike, max_pixels: int | None = None) -> tuple[
     try:
         if _is_deep(image, tile):
             return _turn(_read_deep(image, data, tile), image), image
-        return _to_array(upright(image)), image
+        return _to_array(to_srgb(upright(image), str(path))), image
     except Exception as error:  # of many types where a file is damaged
         raise _unreadable(path, error) from error
 
@@ -91,19 +132,58 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def orient(image: Image.Image, path: str | os.PathLike, size: tuple[int, int], whose: str) -> Image.Image:
+    """An image as annotations see it: upright, or as it is stored, whichever has their size.
+
+    Args:
+        size, whose: see :func:`check_size`.
+
+    Raises:
+        OSError: neither has that size; or both have, and EXIF turns the image: nothing tells which is meant.
+    """
+    check_size(image, path, size, whose)
+    turn = _orientation(image)
+    if turn != 1 and (turn < 5 or image.width == image.height):
+        raise OSError(
+            f"{path}: EXIF turns it (orientation {turn}), and nothing tells whether {whose} is of the image "
+            "as it is stored or as it is shown; wanted it saved upright"
+        )
+    return image if image.size == tuple(size) else upright(image)
+
+
+def check_size(image: Image.Image, path: str | os.PathLike, size: tuple[int, int], whose: str) -> None:
+    """Raise an OSError where an image has another size than its annotations, upright and as it is stored.
+
+    Args:
+        size: width and height that the annotations are of.
+        whose: what says so, for errors.
+    """
+    shown = image.size[::-1] if _orientation(image) >= 5 else image.size
+    if tuple(size) not in (image.size, shown):
+        found, wanted = (f"{width} x {height}" for width, height in (shown, size))
+        raise OSError(f"{path}: is {found} pixels, wanted {wanted} as {whose} has it")
+
+
+def read_head(path: str | os.PathLike) -> Image.Image:
+    """An image file whose pixels are not decoded yet.
+
+    Raises:
+        OSError: see :func:`open_image`.
+    """
+    return _open(path, None, None)[0]
+
+
 def stored_orientation(path: str | os.PathLike) -> int:
     """How EXIF wants an image turned, 1 to 8: 1 is upright, as where the file says nothing.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: see :func:`open_image`.
     """
-    try:
-        with Image.open(path) as image:
-            return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except FileNotFoundError:
-        raise  # says already which
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    return _orientation(read_head(path))
+
+
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> OSError:
@@ -112,17 +192,34 @@ def _unreadable(path: str | os.PathLike, error: Exception) -> OSError:
     return OSError(f"{path}: not an image that can be read ({' '.join(str(error).split())})")
 
 
-def _decode(path: str | os.PathLike, max_pixels: int | None) -> tuple[Image.Image, bytes, list]:
+def _decode(
+    path: str | os.PathLike, max_pixels: int | None, data: bytes | None = None
+) -> tuple[Image.Image, bytes, list]:
     """The image, the bytes of the file, and how Pillow would read them."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise (IsADirectoryError if os.path.isdir(path) else OSError)(f"{path}: not a regular file")
-    with open(path, "rb") as file:
-        data = file.read()
-    limit = int(os.environ.get("DENSE_MAX_PIXELS", MAX_PIXELS)) if max_pixels is None else max_pixels
+    image, data, tile = _open(path, max_pixels, data)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, which are checked here, and of tags
-            image = Image.open(io.BytesIO(data))
+            warnings.simplefilter("ignore")  # of tags
+            if image.format in ("JPEG", "MPO"):
+                check_jpeg(data)
+            image.load()
+    except Exception as error:  # of many types where a file is damaged
+        raise _unreadable(path, error) from error
+    return image, data, tile
+
+
+def _open(
+    path: str | os.PathLike, max_pixels: int | None, data: bytes | None
+) -> tuple[Image.Image, bytes, list]:
+    """The same without a look at the pixels."""
+    if data is None:
+        data = read_bytes(path, "an image")
+    limit = pixel_limit() if max_pixels is None else max_pixels
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            tile = list(image.tile)  # gone once anything is decoded, as for the EXIF of PNG
             width, height = image.size
             if width * height > limit:
                 raise ValueError(
@@ -130,82 +227,116 @@ def _decode(path: str | os.PathLike, max_pixels: int | None) -> tuple[Image.Imag
                 )
             if image.format == "PNG":
                 _check_png(data)
-            elif image.format in ("JPEG", "MPO"):
-                _check_jpeg(data)
-            elif image.format == "GIF" and data.rstrip(b"\0")[-1:] != b";":
+            cut = {
+                "BMP": len(data) < int.from_bytes(data[2:6], "little"),
+                "GIF": data.rstrip(b"\0")[-1:] != b";",
+            }
+            if cut.get(image.format):
                 raise ValueError("it ends before its last byte")
+            if image.format == "PPM" and b"_" in re.sub(rb"#[^\n]*", b"", data[: tile[0][2]]):
+                raise ValueError("found '_' in its head, wanted whole numbers")  # which Python's would skip
+            if image.mode[:2] == "I;" and getattr(image, "tag_v2", {}).get(262) == 0:
+                raise ValueError("found 16 bits a pixel of which 0 is white, wanted 0 to be black")
             count = getattr(image, "n_frames", 1)
             if count > 1 and image.format != "MPO":
                 raise ValueError(f"found {count} pages or frames, wanted one")
-            tile = list(image.tile)
-            image.load()
+            image.getexif()
+        texts = [str(warning.message) for warning in said]
+        if image.format == "TIFF" and (texts := [text for text in texts if text.startswith(DAMAGED_TAGS)]):
+            raise ValueError(f"its table of tags is damaged: {texts[0]}")
     except Exception as error:  # of many types where a file is damaged
         raise _unreadable(path, error) from error
     return image, data, tile
 
 
 def _check_png(data: bytes) -> None:
-    """Pillow does not mind wrong checksums of image data, nor an end that is missing."""
-    place = 8
-    while place + 12 <= len(data):
+    """Pillow does not mind wrong checksums of image data, nor an end or rows that are missing."""
+    place, found, kind = 8, 0, b""
+    inflate = zlib.decompressobj()
+    while place + 12 <= len(data) and kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", data, place)
         end = place + 8 + length
         if end + 4 > len(data):
             break
         if zlib.crc32(data[place + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise ValueError(f"the checksum of its part {kind.decode('latin-1')!r} is wrong")
-        if kind == b"IEND":
-            return
+        part = data[place + 8 : end] if kind == b"IDAT" else b""
+        while part and not inflate.eof:
+            found += len(inflate.decompress(part, 1 << 20))
+            part = inflate.unconsumed_tail
         place = end + 4
-    raise ValueError("it ends before its last part, IEND")
+    if kind != b"IEND":
+        raise ValueError("it ends before its last part, IEND")
+    wanted = _png_size(*struct.unpack_from(">IIBBBBB", data, 16))
+    if found < wanted or not inflate.eof:
+        raise ValueError(f"found {found} bytes of pixels, wanted {wanted}")
 
 
-def _check_jpeg(data: bytes) -> None:
-    """Libjpeg makes up rows that are missing: walk over segments and scans to the marker of the end."""
-    place = 2
-    while (place := data.find(b"\xff", place)) >= 0 and place + 1 < len(data):
-        marker = data[place + 1]
-        if marker == 0xD9:
-            return
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD7:  # stuffing, fill, restarts
-            place += 1 if marker == 0xFF else 2
-        elif place + 4 <= len(data):
-            place += 2 + max(2, struct.unpack_from(">H", data, place + 2)[0])
-        else:
-            break
-    raise ValueError("it ends before its marker of the end")
+def _png_size(width: int, height: int, depth: int, colour: int, *coding: int) -> int:
+    """Bytes of all rows, each behind the number of its filter."""
+    bits = depth * {2: 3, 4: 2, 6: 4}.get(colour, 1)
+    passes = [(0, 0, 1, 1)]
+    if coding[-1]:  # interlaced: first column and row, steps of both
+        passes = [
+            (0, 0, 8, 8),
+            (4, 0, 8, 8),
+            (0, 4, 4, 8),
+            (2, 0, 4, 4),
+            (0, 2, 2, 4),
+            (1, 0, 2, 2),
+            (0, 1, 1, 2),
+        ]
+    sides = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+    return sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sides if columns > 0)
 
 
 def _is_deep(image: Image.Image, tile: list) -> bool:
-    """Whether the file has 16 bits a channel of which Pillow keeps 8."""
-    if image.mode not in ("RGB", "RGBA", "LA"):
+    """Whether the file has 16 bits a channel of which Pillow keeps 8.
+
+    Raises:
+        ValueError: it has, in a colour space of which there is no reader for 16.
+    """
+    if image.mode[0] in "IF":  # which Pillow keeps
         return False
     if image.format == "PPM":
-        return isinstance(tile[0][3], int) and tile[0][3] > 255
-    return "16" in str([part[3] for part in tile])
+        return isinstance(tile[0][3], tuple) and tile[0][3][1] > 255
+    bits = image.tag_v2.get(ExifTags.Base.BitsPerSample, ()) if image.format == "TIFF" else ()
+    deep = max(bits, default=8) > 8 or ";16" in str([part[3] for part in tile])
+    if deep and getattr(image, "tag_v2", {}).get(284) == 2:
+        raise ValueError("found 16 bits a channel in planes, wanted the channels of a pixel side by side")
+    if deep and image.mode not in ("RGB", "RGBA", "LA"):
+        raise ValueError(f"found 16 bits a channel of {image.mode}, wanted 8, or grey, red, green and blue")
+    return deep
 
 
 def _read_deep(image: Image.Image, data: bytes, tile: list) -> np.ndarray:
     if image.format == "PPM":
-        (name, _, start, top), size = tile[0][:4], image.size
-        if name != "ppm":
-            raise ValueError("found levels above 255 as text, wanted them binary (P6)")
-        levels = np.frombuffer(data, ">u2", 3 * size[0] * size[1], start).reshape(size[1], size[0], 3)
+        (name, _, start, (_, top)), (width, height) = tile[0][:4], image.size
+        if name == "ppm":
+            levels = np.frombuffer(data, ">u2", 3 * width * height, start)
+        else:
+            levels = np.array(re.sub(rb"#[^\n]*", b"", data[start:]).split(), np.uint16)
+        levels = levels.reshape(height, width, 3)
         if levels.max() > top:
             raise ValueError(f"found the level {levels.max()}, wanted at most {top}")
         return np.rint(levels * (65535 / top)).astype(np.uint16)
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.ndim != 3:
         raise ValueError("OpenCV cannot read it")
-    if image.mode == "LA":
+    if "LA;16" in str(tile):  # which Pillow and OpenCV make colour
         return array[..., [0, -1]]
-    return array[..., [2, 1, 0, 3][: array.shape[2]]]
+    array = array[..., [2, 1, 0, 3][: array.shape[2]]]
+    if "RGBa" in str(tile):  # colours by which the opacity was multiplied
+        factor = 65535 / np.maximum(array[..., 3:], 1)
+        colours = np.minimum(array[..., :3] * factor, 65535)
+        array = np.concatenate([np.rint(colours).astype(np.uint16), array[..., 3:]], 2)
+    return array
 
 
 def _turn(array: np.ndarray, image: Image.Image) -> np.ndarray:
     if image.format == "TIFF":  # of which OpenCV minds the orientation
         return array
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = _orientation(image)
     if orientation >= 5:
         array = array.swapaxes(0, 1)
     signs = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
@@ -243,7 +374,7 @@ class LoadImage:
         path = sample["img_path"]
         image = open_image(path)
         try:
-            image = np.asarray(to_rgb(upright(image)))
+            image = np.asarray(to_rgb(upright(image), str(path)))
         except Exception as error:
             raise _unreadable(path, error) from error
         return {**sample, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
@@ -259,14 +390,37 @@ def deep_levels(image: Image.Image) -> np.ndarray | None:
         raise ValueError("found an image of floating-point numbers, wanted 8 or 16 bits a channel")
     if not image.mode.startswith("I"):  # 16 bits, in 16 or 32
         return None
-    levels = np.asarray(image).astype(np.int64)
+    levels = np.asarray(image)
     if levels.min() < 0 or levels.max() > 65535:
         raise ValueError(f"found levels {levels.min()} to {levels.max()}, wanted 0 to 65535")
     return levels.astype(np.uint16)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any image of 8 or 16 bits a channel, in RGB with 8."""
+def to_srgb(image: Image.Image, name: str = "an image") -> Image.Image:
+    """An image of CMYK or CIELAB in sRGB, of which a line of the log says so; others as they are.
+
+    CMYK goes by its own profile; without one, by 1 - (C + K), 1 - (M + K), 1 - (Y + K) from 0.
+    """
+    if image.mode not in ("CMYK", "LAB"):
+        return image
+    profile = image.info.get("icc_profile") or b""
+    srgb, result, way = ImageCms.createProfile("sRGB"), None, "without a profile"
+    try:
+        if image.mode == "LAB":
+            given, way = ImageCms.createProfile("LAB"), "of CIE D50"
+            result = ImageCms.profileToProfile(image, given, srgb, outputMode="RGB")
+        elif profile[16:20] == b"CMYK":
+            given, way = ImageCms.ImageCmsProfile(io.BytesIO(profile)), "by its profile"
+            result = ImageCms.profileToProfile(image, given, srgb, outputMode="RGB")
+    except (OSError, ImageCms.PyCMSError):
+        way = "without its profile, which cannot be applied"
+    print_log(f"{name}: its colours are {image.mode}; they become sRGB, {way}", "current", logging.WARNING)
+    return image.convert("RGB") if result is None else result
+
+
+def to_rgb(image: Image.Image, name: str = "an image") -> Image.Image:
+    """Any image of 8 or 16 bits a channel, in RGB with 8; see :func:`to_srgb`."""
+    image = to_srgb(image, name)
     if (levels := deep_levels(image)) is not None:
         image = Image.fromarray((levels >> 8).astype(np.uint8))
     if "transparency" in image.info:

@@ -13,7 +13,8 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from ..base.images import open_image, read_labels
 
 HELP = "Penn-Fudan pedestrians (PennFudanPed) to COCO json with boxes and masks"
 OFFERED = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
@@ -61,10 +62,9 @@ def prepare(args: argparse.Namespace) -> str:
 def _read_people(image: Path, root: Path) -> np.ndarray:
     """Masks (people, H, W) bool."""
     path = root / "PedMasks" / f"{image.stem}_mask.png"
-    with Image.open(image) as picture, Image.open(path) as file:
-        if file.size != picture.size:
-            raise ValueError(f"{path}: is {file.size} pixels, wanted {picture.size} as its image")
-        numbers = np.asarray(file)
+    picture, numbers = open_image(image), read_labels(path)
+    if numbers.shape[::-1] != picture.size:
+        raise ValueError(f"{path}: is {numbers.shape[::-1]} pixels, wanted {picture.size} as its image")
     people = np.unique(numbers)
     return numbers == people[people > 0, None, None]
 

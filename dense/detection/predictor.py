@@ -22,8 +22,9 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from ..base.configured import ConfiguredPredictor
-from ..base.images import to_colour
+from ..base.images import LoadImage, to_colour
 from ..base.task import group_by_shape
+from . import visualization  # noqa: F401  registers the visualizer
 
 
 class DetInferencer(ConfiguredPredictor, StockInferencer):
@@ -46,17 +47,18 @@ class DetInferencer(ConfiguredPredictor, StockInferencer):
     - Class names are those that the checkpoint was trained with, else those of the config's test data.
 
     Args:
-        config, checkpoint, device, progress: see :class:`~pointsuite.engine.predictor.Predictor`; a network
-            is one of ``dense.create_model``.
+        config, checkpoint, device, weights, progress: see :class:`~pointsuite.engine.predictor.Predictor`; a
+            network is one of ``dense.create_model``.
         batch_size: images that the network gets at once, unless a call says otherwise.
         palette: colours of the classes, by a name that MMDetection knows; default: those of the data.
-        model, weights, show_progress: MMDetection's names of ``config``, ``checkpoint`` and ``progress``.
+        model, show_progress: MMDetection's names of ``config`` and ``progress``.
 
     Raises:
         CheckpointError: the weights cannot be read or do not fit.
         FileNotFoundError: (of a call) no such file, or no images in a folder.
-        ValueError: (of a call) not an image, or one so thin that nothing of it is left when resized; or the
-            model's own reasons.
+        OSError: (of a call) a file that is no image, or damaged.
+        ValueError: (of a call) an array that is none, or an image so thin that nothing of it is left when
+            resized; or the model's own reasons.
     """
 
     registry = MODELS
@@ -68,11 +70,11 @@ class DetInferencer(ConfiguredPredictor, StockInferencer):
         checkpoint: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         *,
+        weights: str | os.PathLike | None = None,
         batch_size: int = 1,
         progress: bool | None = None,
         palette: str = "none",
         model: str | os.PathLike | Config | nn.Module | None = None,
-        weights: str | os.PathLike | None = None,
         show_progress: bool | None = None,
     ):
         config = model if config is None else config
@@ -80,8 +82,9 @@ class DetInferencer(ConfiguredPredictor, StockInferencer):
             raise ValueError("wanted a config, a work dir or a network, found none")
         super().__init__(
             config,
-            weights if checkpoint is None else checkpoint,
+            checkpoint,
             device,
+            weights=weights,
             batch_size=batch_size,
             progress=show_progress if progress is None else progress,
         )
@@ -93,7 +96,7 @@ class DetInferencer(ConfiguredPredictor, StockInferencer):
         if palette != "none":
             self.model.dataset_meta["palette"] = palette
         self.num_visualized_imgs = self.num_predicted_imgs = 0
-        cfg.visualizer = {"type": "DetLocalVisualizer", **cfg.get("visualizer", {})}
+        cfg.visualizer = {**cfg.get("visualizer", {}), "type": "CaptionedDetVisualizer"}
         cfg.visualizer.vis_backends = None  # of a run; here out_dir says where pictures go
         with DefaultScope.overwrite_default_scope(self.registry.scope):
             self.pipeline = self._init_pipeline(cfg)
@@ -106,9 +109,9 @@ class DetInferencer(ConfiguredPredictor, StockInferencer):
         def read(image):
             try:
                 return pipeline(image)
-            except (AssertionError, cv2.error) as error:
+            except cv2.error as error:
                 name = image if isinstance(image, str) else f"an array {image.shape}"
-                raise ValueError(f"{name}: not an image, damaged, or too thin to be resized") from error
+                raise ValueError(f"{name}: too thin to be resized") from error
 
         return read
 
@@ -161,7 +164,7 @@ class DetInferencer(ConfiguredPredictor, StockInferencer):
         pictures = []
         for image, found in zip(inputs, preds, strict=True):
             if isinstance(image, str):
-                name, image = self._names[image][0], mmcv.imread(image)
+                name, image = self._names[image][0], LoadImage()({"img_path": image})["img"][..., ::-1]
             else:
                 name = f"{self.num_visualized_imgs:08d}.jpg"
             self.visualizer.add_datasample(

@@ -52,6 +52,7 @@ class ImageRestorer(TaskModel):
 
     sample_class = RestorationSample
     preprocessor = "dense.StackRestoration"
+    output_names = ("restored",)
 
     def __init__(
         self,

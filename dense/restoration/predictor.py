@@ -31,9 +31,8 @@ class Restorer(Predictor):
     of the image, and at most 50 bytes for each pixel of the result.
 
     Args:
-        config, checkpoint, device, progress: see :class:`~pointsuite.engine.predictor.Predictor`; the model
-            of a run is an :class:`~dense.restoration.model.ImageRestorer`. Only a module may come without a
-            checkpoint.
+        config, checkpoint, device, weights, progress: see :class:`~pointsuite.engine.predictor.Predictor`;
+            the model of a run is an :class:`~dense.restoration.model.ImageRestorer`.
         tile: side of a tile in pixels of the poor image; None takes images whole, in unbounded memory.
         overlap: pixels that a tile sees beyond its own on each side. Both are rounded up to multiples that
             the network takes.
@@ -55,11 +54,10 @@ class Restorer(Predictor):
         tile: int | None = 256,
         overlap: int = 32,
         *,
+        weights: str | os.PathLike | None = None,
         progress: bool | None = None,
     ):
-        super().__init__(config, checkpoint, device, progress=progress)
-        if self.cfg is not None and self.checkpoint is None:
-            raise ValueError("a config has no weights: wanted a checkpoint beside it")
+        super().__init__(config, checkpoint, device, weights=weights, progress=progress)
         self.network = self.model.network if isinstance(self.model, ImageRestorer) else self.model
         multiple = getattr(self.network, "multiple", 1)
         self.tile = tile and -(-tile // multiple) * multiple

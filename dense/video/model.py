@@ -43,6 +43,7 @@ class FramePredictor(TaskModel):
 
     sample_class = ClipDataSample
     preprocessor = "dense.ScaleClips"
+    output_names = ("frames",)
 
     def __init__(
         self,

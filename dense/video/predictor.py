@@ -9,8 +9,6 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from torch import nn
 
-from pointsuite.engine.checkpoint import CheckpointError
-
 from ..base import Predictor
 from ..registry import METRICS
 from .datasets import VideoClips
@@ -34,9 +32,8 @@ class AnomalyScorer(Predictor):
     not grow with the video's length, but for a few numbers a frame.
 
     Args:
-        config, checkpoint, device, progress: see :class:`~pointsuite.engine.predictor.Predictor`; the model
-            of a run is a :class:`~dense.video.model.FramePredictor`. Only a module, or a network that has no
-            weights, as the baselines, may come without a checkpoint.
+        config, checkpoint, device, weights, progress: see :class:`~pointsuite.engine.predictor.Predictor`;
+            the model of a run is a :class:`~dense.video.model.FramePredictor`. The baselines have no weights.
         batch_size: clips that the network gets at once.
         size, color, offsets, stride: of :class:`~dense.video.datasets.VideoClips`, in place of the config's.
 
@@ -50,6 +47,7 @@ class AnomalyScorer(Predictor):
         checkpoint: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         *,
+        weights: str | os.PathLike | None = None,
         size: int | Sequence[int] | None = None,
         color: str | None = None,
         offsets: Sequence[int] | None = None,
@@ -57,12 +55,12 @@ class AnomalyScorer(Predictor):
         batch_size: int = 1,
         progress: bool | None = None,
     ):
-        super().__init__(config, checkpoint, device, batch_size=batch_size, progress=progress)
+        super().__init__(
+            config, checkpoint, device, weights=weights, batch_size=batch_size, progress=progress
+        )
         if not isinstance(self.model, FramePredictor):
             self.model = FramePredictor(self.model).to(self.device).eval()
         if self.cfg is not None:
-            if self.checkpoint is None and any(True for _ in self.model.parameters()):
-                raise CheckpointError(f"{self.cfg.filename}: its network has weights, wanted a checkpoint")
             data = self.cfg.test_dataloader.dataset
             self.clips = {key: data[key] for key in CLIPS if key in data}
             self.evaluator = {**self.cfg.test_evaluator, "dump": None}
@@ -77,14 +75,14 @@ class AnomalyScorer(Predictor):
         self,
         video: str | os.PathLike | Sequence[str | os.PathLike],
         out: str | os.PathLike | None = None,
-        fps: float = 10.0,
+        fps: float | None = None,
     ) -> VideoScores | list[VideoScores]:
         """Score a video, or many.
 
         Args:
             video: a file, or a folder of images; a list of these, or a folder in which they lie, for many.
             out: annotated clip to write, ``.mp4`` or ``.gif``; for many a folder, for ``NAME.mp4``.
-            fps: frames a second of it.
+            fps: frames a second of it; by default those of the video, of a folder of images 10.
 
         Returns:
             Scores of the video; a list for many, those of a folder by the videos' names.
@@ -115,7 +113,7 @@ class AnomalyScorer(Predictor):
         return list(inputs) if isinstance(inputs, list | tuple) else find_videos(Path(inputs))
 
     def predict(
-        self, inputs: Sequence[tuple[str | os.PathLike, str | os.PathLike | None]], fps: float = 10.0
+        self, inputs: Sequence[tuple[str | os.PathLike, str | os.PathLike | None]], fps: float | None = None
     ) -> Iterator[VideoScores]:
         """Scores of videos, whose annotated clips are written where they have a place for them."""
         for video, out in inputs:

@@ -20,6 +20,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from pointsuite.engine.checkpoint import atomic_write
+from pointsuite.engine.files import read_json
+
+from ..base.arrays import read_npz
 
 LEAST_MSE = 1e-10  # of equal frames: 100 dB
 
@@ -176,21 +179,22 @@ def load_scores(path: str | os.PathLike) -> dict[str, dict[str, np.ndarray]]:
     """
     path = Path(path)
     scores: dict[str, dict[str, np.ndarray]] = {}
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                for key in file:
-                    video, _, name = key.rpartition("/")
-                    scores.setdefault(video, {})[name] = file[key]
-        else:
-            for video, values in json.loads(path.read_text()).items():
+    if path.suffix == ".npz":
+        for key, array in read_npz(path).items():
+            video, _, name = key.rpartition("/")
+            scores.setdefault(video, {})[name] = array
+    else:
+        content = read_json(path)
+        try:
+            for video, values in content.items():
                 scores[video] = {key: np.asarray(value) for key, value in values.items()}
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # of many types where a file is damaged
-        raise OSError(f"{path}: not a file of scores that can be read ({error})") from error
+        except (AttributeError, ValueError) as error:
+            raise OSError(f"{path}: not a file of scores that can be read ({error})") from error
     if lacking := [video for video, values in scores.items() if "score" not in values]:
         raise OSError(f"{path}: has no 'score' of the video {lacking[0]!r}")
+    for video, values in scores.items():
+        if values["score"].ndim != 1 or values["score"].dtype.kind not in "biuf":
+            raise OSError(f"{path}: the 'score' of the video {video!r} is not one number a frame")
     return scores
 
 

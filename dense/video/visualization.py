@@ -16,13 +16,14 @@ from PIL import Image
 from pointsuite.engine.checkpoint import atomic_write
 
 from ..registry import VISUALIZERS
-from .frames import Video, find_videos
+from .frames import FrameCache, Video, find_videos
 from .metrics import check_choices, pick_errors
 from .sample import ClipDataSample
 from .scoring import score_video
 
 SCORE, ABNORMAL = (0, 114, 178), (213, 94, 0)  # blue and vermilion, which the colour-blind can tell apart
 MAP_SIDE = 64  # pixels of the error maps that are kept of a video
+FPS = 10.0  # frames a second of clips of images, of which nothing says how many there were
 STRIP = 56  # pixels of height of the scores below a clip
 
 
@@ -37,7 +38,7 @@ class VideoVisualizer(Visualizer):
         name, save_dir, **kwargs: of MMEngine's ``Visualizer``.
         targets, error, smoothing: as of :class:`~dense.video.metrics.FrameAUC`.
         suffix: ".mp4" or ".gif".
-        fps: frames a second.
+        fps: frames a second; by default those of the video, see :func:`draw_clip`.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class VideoVisualizer(Visualizer):
         error: str = "frame",
         smoothing: float = 0.0,
         suffix: str = ".mp4",
-        fps: float = 10.0,
+        fps: float | None = None,
         **kwargs,
     ):
         super().__init__(name, save_dir=save_dir, **kwargs)
@@ -113,14 +114,15 @@ def draw_timelines(
     """
     if not scores:
         raise ValueError("found no video to draw")
-    figure = Figure((9, 1.3 * len(scores) + 0.8), dpi=110, layout="constrained")
+    figure = Figure((9, 1.5 * len(scores) + 0.8), dpi=110, layout="constrained")
     rows = figure.subplots(len(scores), 1, squeeze=False)[:, 0]
     for axes, (video, values) in zip(rows, scores.items(), strict=True):
         score = np.asarray(values["score"])
         for first, last in find_spans(values.get("label", ())):
             axes.axvspan(first - 0.5, last + 0.5, color=np.array(ABNORMAL) / 255, alpha=0.3, linewidth=0)
         axes.plot(score, color=np.array(SCORE) / 255, linewidth=1)
-        axes.set(xlim=(-0.5, len(score) - 0.5), ylim=(-0.02, 1.02), ylabel=video)
+        axes.set(xlim=(-0.5, len(score) - 0.5), ylim=(-0.02, 1.02), ylabel="score")
+        axes.set_title(video, loc="left", fontsize=9)
     rows[-1].set_xlabel("frame (shaded: abnormal)")
     if title:
         figure.suptitle(title)
@@ -145,7 +147,7 @@ def draw_clip(
     *,
     labels: ArrayLike | None = None,
     maps: Mapping[int, np.ndarray] | None = None,
-    fps: float = 10.0,
+    fps: float | None = None,
     size: int = 256,
 ) -> None:
     """Write a clip: each frame, beside it where its error is, below the scores of the video and the present.
@@ -158,31 +160,44 @@ def draw_clip(
         out: ``.mp4`` (by OpenCV), or an animated ``.gif`` (by Pillow).
         labels: (n,) 0 or 1.
         maps: error maps (h, w) by frame; a frame without one has nothing beside it.
-        fps: frames a second.
-        size: side of the frames in pixels.
+        fps: frames a second; by default those of the file, of a folder of images 10.
+        size: longer side of the frames in pixels; they keep their shape.
     """
     (path,) = find_videos(Path(video))
-    frames = Video(path, size, "rgb")
+    frames = _open(path, size)
+    height, width = frames.size
+    fps = fps or frames.fps or FPS
     scores = np.asarray(scores, float)
     if len(scores) != len(frames):
         raise ValueError(f"{video}: has {len(frames)} frames, found {len(scores)} scores")
     maps = {} if maps is None else maps
     top = max((float(np.max(small)) for small in maps.values()), default=0.0) or 1.0
-    strip = _draw_strip(scores, () if labels is None else labels, 2 * size)
+    strip = _draw_strip(scores, () if labels is None else labels, 2 * width)
 
     def pictures() -> Iterable[np.ndarray]:
         for i in range(len(frames)):
             frame = np.ascontiguousarray(frames[i].transpose(1, 2, 0))
             picture = np.concatenate([frame, _overlay(frame, maps.get(i), top)], axis=1)
             if labels is not None and labels[i]:
-                cv2.rectangle(picture, (0, 0), (2 * size - 1, size - 1), ABNORMAL, 3)
-            _write(picture, f"frame {i}   score {scores[i]:.2f}", (8, 18))
+                cv2.rectangle(picture, (0, 0), (2 * width - 1, height - 1), ABNORMAL, 3)
+            _write(picture[:, :width], f"frame {i}   score {scores[i]:.2f}", (8, 18))
+            _write(picture[:, width:], "error: dark to bright", (8, 18))
             below = strip.copy()
-            x = round(i * (2 * size - 1) / max(len(scores) - 1, 1))
+            x = round(i * (2 * width - 1) / max(len(scores) - 1, 1))
             cv2.line(below, (x, 0), (x, STRIP - 1), (0, 0, 0), 1)
             yield np.concatenate([picture, below])
 
     write_video(pictures(), out, fps)
+
+
+def _open(path: Path, longest: int) -> Video:
+    """A video whose frames keep their shape, with even sides, the longer one as given."""
+    video = Video(path, longest, "rgb")
+    video[0]
+    share = longest / max(video.read_size)
+    video.size = tuple(max(2 * round(side * share / 2), 2) for side in video.read_size)
+    video.cache = FrameCache(video.cache.limit)
+    return video
 
 
 def _overlay(frame: np.ndarray, small: np.ndarray | None, top: float) -> np.ndarray:
@@ -206,9 +221,10 @@ def _draw_strip(scores: np.ndarray, labels: ArrayLike, width: int) -> np.ndarray
 
 
 def _write(picture: np.ndarray, text: str, place: tuple[int, int]) -> None:
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.45
+    font, size, (x, y) = cv2.FONT_HERSHEY_SIMPLEX, 0.45, place
+    (width, _), _ = cv2.getTextSize(text, font, size, 1)
+    size *= min(1, (picture.shape[1] - 2 * x) / width)
     (width, height), below = cv2.getTextSize(text, font, size, 1)
-    x, y = place
     picture[max(y - height - 3, 0) : y + below, max(x - 3, 0) : x + width + 3] = 0
     cv2.putText(picture, text, place, font, size, (255, 255, 255), 1, cv2.LINE_AA)
 

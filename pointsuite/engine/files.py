@@ -19,7 +19,7 @@ _KINDS = {
 }
 
 
-class FileError(UsageError):
+class FileError(UsageError, OSError):
     """A file that cannot be read: `path`, and in `reason` what was found and what was wanted."""
 
     def __init__(self, path: str | os.PathLike, reason: str):
@@ -27,16 +27,20 @@ class FileError(UsageError):
         self.path, self.reason = str(path), reason
 
 
+class MissingFileError(FileError, FileNotFoundError):
+    """There is no such file."""
+
+
 def open_regular(path: str | os.PathLike, wanted: str = "a regular file") -> BinaryIO:
     """Open a regular file to read its bytes; a FIFO or a device is refused at once, as it may never end.
 
     Raises:
-        FileError: no such file, another kind of file, or no right to read it.
+        FileError: another kind of file, or no right to read it; MissingFileError: no such file.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
-        raise FileError(path, f"found no such file, wanted {wanted}") from None
+        raise MissingFileError(path, f"found no such file, wanted {wanted}") from None
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         raise FileError(path, f"found {getattr(error, 'strerror', None) or error}, wanted {wanted}") from None
     mode = os.fstat(handle).st_mode
@@ -110,12 +114,15 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def walk_files(root: str | os.PathLike) -> Iterator[Path]:
-    """All files below a folder, sorted by name in each; links to folders are followed, each folder once."""
-    seen = set()
+    """All files below a folder, sorted by name in each.
+
+    Links to folders are followed, each folder once; one above the first, where it would begin anew, not at all.
+    """
+    seen, start = set(), os.path.realpath(root)
 
     def walk(folder: Path) -> Iterator[Path]:
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in seen or (start != real and start.startswith(os.path.join(real, ""))):
             return
         seen.add(real)
         for path in sorted(folder.iterdir()):

@@ -4,6 +4,7 @@ A case makes an input in a folder of its own and reads it. Cases run in a proces
 hang or a crash ends only that; the next case gets a new one.
 """
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -128,6 +129,7 @@ def run_cases(
 
 def _work(cases, folder, errors, megabytes, pipe) -> None:
     """Run the cases whose numbers come through a pipe."""
+    gc.freeze()  # data sets collect garbage when they are made: not that of all imports each time
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)  # what libraries write there
     used = _peak()

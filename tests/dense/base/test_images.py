@@ -1,10 +1,14 @@
 """Images of every kind become red, green and blue, and find a name where they are written."""
 
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from dense.base.images import LoadImage, name_targets, to_colour
+from dense.base.images import LoadImage, find_images, name_targets, to_colour
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
@@ -121,3 +125,87 @@ def test_names_of_targets(tmp_path):
     assert [str(path) for path in found] == ["out/a.JPG", "out/1.png", "out/b.png"]
     with pytest.raises(ValueError, match=r"x/b.png and y/b.gif would both become out/b.png"):
         name_targets(["x/b.png", "y/b.gif"], "out", (".png",))
+
+
+def test_folders_that_link_upwards(tmp_path):
+    """Each image once, and none of a folder above."""
+    for name in ("top/cat/1.png", "top/dog/2.PNG", "top/cat/.hidden/3.png", "top/cat/._1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(PICTURE).save(tmp_path / name, "PNG")
+    (tmp_path / "top/cat/up").symlink_to(tmp_path / "top")
+    (tmp_path / "top/cat/self").symlink_to(tmp_path / "top/cat")
+    (tmp_path / "top/cat/other").symlink_to(tmp_path / "top/dog")
+    os.mkfifo(tmp_path / "top/cat/pipe.png")
+    found = [os.path.relpath(path, tmp_path / "top") for path in find_images(tmp_path / "top/cat")]
+    assert found == ["cat/1.png", "cat/other/2.PNG"]
+    assert len(find_images(tmp_path / "top")) == 2
+
+
+def test_a_phones_photo_with_a_second_picture(tmp_path):
+    """MPO: the first is the photograph."""
+    Image.fromarray(PICTURE).save(
+        tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.fromarray(255 - PICTURE)]
+    )
+    Image.fromarray(PICTURE).save(tmp_path / "b.jpg", "JPEG")
+    assert np.array_equal(load(tmp_path / "a.jpg")["img"], load(tmp_path / "b.jpg")["img"])
+
+
+def test_the_limit_of_pixels(tmp_path, monkeypatch):
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    monkeypatch.setenv("DENSE_MAX_PIXELS", "599")
+    with pytest.raises(OSError, match=r"a\.png: .*found 30 x 20 pixels, wanted at most 599, which DENSE_MAX"):
+        load(tmp_path / "a.png")
+    monkeypatch.setenv("DENSE_MAX_PIXELS", "600")
+    load(tmp_path / "a.png")
+    monkeypatch.setenv("DENSE_MAX_PIXELS", "1e9")
+    with pytest.raises(ValueError, match="DENSE_MAX_PIXELS: found '1e9', wanted a whole number"):
+        load(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (30, 20)])
+def test_rows_of_png_that_are_missing(tmp_path, mode, size):
+    """Of every kind and size the whole passes; one row less does not."""
+    Image.new(mode, size).save(tmp_path / "a.png")
+    load(tmp_path / "a.png")
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[20:24] = struct.pack(">I", size[1] + 1)  # the height
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(OSError, match=r"a\.png: .*found \d+ bytes of pixels, wanted \d+"):
+        load(tmp_path / "a.png")
+
+
+def test_interlaced_png(tmp_path):
+    """Seven passes: rows and columns 0, 8, ... first, each behind the number of its filter."""
+    passes = [
+        (0, 0, 8, 8),
+        (4, 0, 8, 8),
+        (0, 4, 4, 8),
+        (2, 0, 4, 4),
+        (0, 2, 2, 4),
+        (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ]
+    rows = b"".join(
+        b"\0" + row.tobytes() for x, y, dx, dy in passes for row in PICTURE[y::dy, x::dx] if row.size
+    )
+
+    def part(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    for end, good in ((len(rows), True), (len(rows) - 1, False)):
+        head = part(b"IHDR", struct.pack(">IIBBBBB", 30, 20, 8, 2, 0, 0, 1))
+        body = part(b"IDAT", zlib.compress(rows[:end])) + part(b"IEND", b"")
+        (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + body)
+        if good:
+            assert np.array_equal(load(tmp_path / "a.png")["img"], PICTURE)
+        else:
+            with pytest.raises(OSError, match=r"found 1837 bytes of pixels, wanted 1838"):
+                load(tmp_path / "a.png")
+
+
+def test_what_runs_as_a_program_is_no_image(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    with pytest.raises(OSError, match=r"a\.png: not an image that can be read \(of no kind that is known\)"):
+        load(tmp_path / "a.png")

@@ -15,10 +15,7 @@ DROPPED = {
     "flat": {"bbox": [10, 10, 20, 0], "area": 0},
     "narrow": {"bbox": [10, 10, 0.5, 20], "area": 10},
     "no area": {"bbox": [10, 10, 20, 20], "area": 0},
-    "outside": {"bbox": [SIZE[0] + 4, 10, 20, 20]},
-    "beside": {"bbox": [-20, 10, 20, 20]},
     "ignored": {"bbox": [10, 10, 20, 20], "ignore": 1},
-    "other class": {"bbox": [10, 10, 20, 20], "category_id": 99},
 }
 TAKEN = {
     "corner": {"bbox": [0, 0, 12, 9]},

@@ -150,7 +150,7 @@ def test_small_and_thin(inferencer, tmp_path):
         for image in (white, tmp_path / "white.png"):
             check(one(inferencer, image), 3, [0, 0, *shape[::-1]])
     Image.new("L", (5000, 1)).save(tmp_path / "line.png")
-    with pytest.raises(ValueError, match=r"line.png: not an image, damaged, or too thin to be resized"):
+    with pytest.raises(ValueError, match=r"line.png: too thin to be resized"):
         inferencer(tmp_path / "line.png")
 
 
@@ -161,7 +161,7 @@ def test_not_images(inferencer, tmp_path):
     data = (tmp_path / "half.png").read_bytes()
     (tmp_path / "half.png").write_bytes(data[: len(data) // 2])
     for name in ("empty.png", "text.jpg", "half.png"):
-        with pytest.raises(ValueError, match=f"{name}: not an image, damaged"):
+        with pytest.raises(OSError, match=f"{name}: not an image that can be read"):
             inferencer(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         inferencer(tmp_path / "none.png")

@@ -1,10 +1,16 @@
 """Files of every kind: what is read, what is written, what is refused."""
 
+import logging
+import struct
+from contextlib import contextmanager
+
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from mmengine.logging import MMLogger
+from PIL import Image, ImageCms
 
+from dense.base.images import LoadImage
 from dense.restoration.images import Picture, check_writable, read_image, write_image
 
 RNG = np.random.default_rng(0)
@@ -104,11 +110,64 @@ def test_16_bits_come_back(tmp_path, suffix, channels):
 
 
 def test_grey_of_16_bits_with_transparency(tmp_path):
-    """Becomes colour, whose channels are equal: neither library writes it as it is."""
-    write_image(tmp_path / "a.png", Picture(DEEP[..., :1], DEEP[..., 3]))
+    picture = Picture(DEEP[..., :1], DEEP[..., 3])
+    write_image(tmp_path / "a.png", picture)
     found = read_image(tmp_path / "a.png")
-    np.testing.assert_array_equal(found.pixels, DEEP[..., [0, 0, 0]])
-    np.testing.assert_array_equal(found.alpha, DEEP[..., 3])
+    np.testing.assert_array_equal(found.pixels, picture.pixels)
+    np.testing.assert_array_equal(found.alpha, picture.alpha)
+    with pytest.raises(OSError, match=r"a\.tif: TIFF of 16-bit grey is written without transparency"):
+        check_writable(tmp_path / "a.tif", picture)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("top", [65535, 1023, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_netpbm_of_more_than_255_levels(tmp_path, binary, top, channels):
+    """Levels are stretched to 16 bits."""
+    levels = DEEP[..., :channels].astype(int) % (top + 1)
+    kind = {(1, True): 5, (3, True): 6, (1, False): 2, (3, False): 3}[channels, binary]
+    body = levels.astype(">u2").tobytes() if binary else " ".join(map(str, levels.ravel())).encode()
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P%d\n9 6\n%d\n" % (kind, top) + body)
+    found = read_image(path)
+    assert found.pixels.shape == levels.shape and found.pixels.dtype == np.uint16
+    np.testing.assert_allclose(found.pixels, levels * (65535 / top), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"photometric": "separated"}, "found 16 bits a channel of CMYK, wanted 8"),
+        ({"photometric": "rgb", "planarconfig": "separate"}, "found 16 bits a channel in planes"),
+        ({"photometric": "miniswhite"}, "found 16 bits a pixel of which 0 is white"),
+        ({"photometric": "rgb"}, None),
+        ({"photometric": "rgb", "byteorder": ">"}, None),
+        ({"photometric": "rgb", "tile": (16, 16)}, None),
+        ({"photometric": "rgb", "compression": "zlib", "predictor": True}, None),
+    ],
+)
+def test_tiff_of_16_bits(tmp_path, options, message):
+    tifffile = pytest.importorskip("tifffile")
+    array = {"separated": DEEP, "miniswhite": DEEP[..., 0]}.get(options["photometric"], DEEP[..., :3])
+    stored = array.transpose(2, 0, 1) if options.get("planarconfig") else array
+    tifffile.imwrite(tmp_path / "a.tif", np.ascontiguousarray(stored), **options)
+    if message is None:
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, array)
+    else:
+        with pytest.raises(OSError, match=rf"a\.tif: not an image that can be read \({message}"):
+            read_image(tmp_path / "a.tif")
+
+
+def test_opacity_that_colours_were_multiplied_by(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    alpha = DEEP[..., 3:] | 0x8000
+    stored = np.rint(DEEP[..., :3] / 65535 * alpha).astype(np.uint16)
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.concatenate([stored, alpha], 2), photometric="rgb", extrasamples=[1]
+    )
+    found = read_image(tmp_path / "a.tif")
+    np.testing.assert_allclose(found.pixels, DEEP[..., :3], atol=2)
+    np.testing.assert_array_equal(found.alpha, alpha[..., 0])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".jpg", ".bmp"])
@@ -125,12 +184,111 @@ def test_8_bits_come_back(tmp_path, suffix):
         assert read_image(path).pixels.shape == (8, 8, 1)
 
 
-def test_colour_profile_is_kept(tmp_path):
-    from PIL import ImageCms
+def make_profile(gamma=None, white=(0.9642, 1, 0.8249), space=b"RGB "):
+    """sRGB's, or one of another gamma: of colours (primaries of sRGB) or of grey."""
+    if gamma is None:
+        return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    write_image(tmp_path / "a.png", Picture(RGB, None, profile))
-    assert read_image(tmp_path / "a.png").icc_profile == profile
+    def xyz(values):
+        return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(v * 65536) for v in values))
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    text = b"desc\0\0\0\0" + struct.pack(">I", 2) + b"a\0" + bytes(78 + 2)
+    parts = {b"desc": text, b"cprt": b"text\0\0\0\0a\0\0\0", b"wtpt": xyz(white)}
+    if space == b"GRAY":
+        parts[b"kTRC"] = curve
+    else:
+        columns = ((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141))
+        for letter, column in zip((b"r", b"g", b"b"), columns, strict=True):
+            parts |= {letter + b"XYZ": xyz(column), letter + b"TRC": curve}
+    table, body, place = b"", b"", 132 + 12 * len(parts)
+    for name, part in parts.items():
+        table += name + struct.pack(">II", place + len(body), len(part))
+        body += part + bytes(-len(part) % 4)
+    size = place + len(body)
+    head = struct.pack(">I4sI4s4s4s", size, b"none", 0x02100000, b"mntr", space, b"XYZ ")
+    head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", *(round(v * 65536) for v in white))
+    return head.ljust(128, b"\0") + struct.pack(">I", len(parts)) + table + body
+
+
+LINEAR = make_profile(1.0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_profiles_are_kept(tmp_path, suffix, deep):
+    """Also with 16 bits, which neither library writes together."""
+    if deep and suffix in (".jpg", ".webp"):
+        pytest.skip("holds 8 bits")
+    path = tmp_path / f"a{suffix}"
+    for pixels, profile in ((RGB, LINEAR), (RGB[..., :1], make_profile(1.8, space=b"GRAY"))):
+        if suffix == ".webp" and pixels.shape[2] == 1:
+            continue  # has no grey
+        levels = pixels.astype(np.uint16) * 257 if deep else pixels
+        write_image(path, Picture(levels, None, profile))
+        found = read_image(path)
+        assert found.icc_profile == profile and found.pixels.dtype == levels.dtype
+        if suffix in (".png", ".tif"):
+            np.testing.assert_array_equal(found.pixels, levels)
+
+
+def test_where_no_profile_can_be_held_colours_become_srgb(tmp_path, caplog):
+    for pixels, profile in ((RGB, LINEAR), (RGB[..., :1], make_profile(1.0, space=b"GRAY"))):
+        with said() as lines:
+            write_image(tmp_path / "a.bmp", Picture(pixels, None, profile))
+        assert any(
+            "a.bmp: BMP holds no profile; the colours are written as sRGB, by its profile" in x for x in lines
+        )
+        found = read_image(tmp_path / "a.bmp")
+        linear = pixels / 255
+        wanted = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055) * 255
+        assert found.icc_profile is None and np.abs(found.pixels - wanted)[linear > 0.05].max() <= 3
+
+
+def test_profiles_of_another_space_are_left_out(tmp_path):
+    grey = Image.fromarray(RGB[..., 0])
+    grey.save(tmp_path / "a.png", icc_profile=LINEAR)
+    with said() as lines:
+        found = read_image(tmp_path / "a.png")
+    assert found.icc_profile is None and "the colour space 'RGB', not its own; it is left out" in lines[0]
+    np.testing.assert_array_equal(found.pixels[..., 0], RGB[..., 0])
+
+
+@pytest.mark.parametrize("profile", [None, LINEAR, b"no profile" * 20])
+def test_cmyk_becomes_srgb(tmp_path, profile):
+    image = Image.fromarray(RGB).convert("CMYK")
+    image.save(tmp_path / "a.tif", **({"icc_profile": profile} if profile else {}))
+    with said() as lines:
+        found = read_image(tmp_path / "a.tif")
+    assert "a.tif: its colours are CMYK; they become sRGB, without a profile" in lines[0]
+    assert found.icc_profile is None
+    np.testing.assert_array_equal(found.pixels, RGB)
+    assert np.array_equal(LoadImage()({"img_path": tmp_path / "a.tif"})["img"], RGB)
+
+
+def test_cielab_becomes_srgb(tmp_path):
+    spaces = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    smooth = np.full((8, 8, 3), (200, 100, 50), np.uint8)
+    ImageCms.profileToProfile(Image.fromarray(smooth), *spaces, outputMode="LAB").save(tmp_path / "a.tif")
+    for found in (
+        read_image(tmp_path / "a.tif").pixels,
+        LoadImage()({"img_path": tmp_path / "a.tif"})["img"],
+    ):
+        assert np.abs(found.astype(int) - smooth).max() <= 3
+
+
+@contextmanager
+def said():
+    """Lines of the log, or of what takes its place."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_refusals(tmp_path):

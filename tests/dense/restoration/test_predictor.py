@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from PIL import Image
+from PIL import Image, ImageCms
 from torch import nn
 
 import dense.restoration
@@ -32,8 +32,6 @@ def test_any_size_and_kind(tmp_path, scale, size):
     for levels in (eight, sixteen):
         for channels in (1, 3):
             for alpha in (None, levels[..., 3]):
-                if channels == 1 and levels is sixteen and alpha is not None:
-                    continue  # see test_images.py
                 write_image(tmp_path / "a.png", Picture(levels[..., :channels], alpha))
                 restorer(tmp_path / "a.png", tmp_path / "b.png")
                 found = read_image(tmp_path / "b.png")
@@ -61,6 +59,41 @@ def test_palette_and_exif(tmp_path):
     with Image.open(tmp_path / "d.png") as found:
         assert found.getexif().get(0x0112, 1) == 1
         np.testing.assert_array_equal(np.asarray(found), np.rot90(IMAGE, -1).repeat(2, 0).repeat(2, 1))
+
+
+def test_what_a_file_holds_comes_out_again(tmp_path):
+    """Depth, profile, opacity; of pages and of what the written kind lacks, one line."""
+    restorer = Restorer(ToyUpscaler(), device="cpu")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    deep = RNG.integers(0, 65536, (9, 12, 4)).astype(np.uint16)
+    for channels, alpha, suffixes in (
+        (3, None, "png tif"),
+        (3, 3, "png tif"),
+        (1, None, "png tif"),
+        (1, 3, "png"),
+    ):
+        opacity = None if alpha is None else deep[..., alpha]
+        for suffix in suffixes.split():
+            source = Picture(deep[..., :channels], opacity, profile if channels == 3 else None)
+            write_image(tmp_path / "a.png", source)
+            restorer(tmp_path / "a.png", tmp_path / f"b.{suffix}")
+            found = read_image(tmp_path / f"b.{suffix}")
+            np.testing.assert_array_equal(found.pixels, source.pixels.repeat(2, 0).repeat(2, 1))
+            assert found.pixels.dtype == np.uint16 and found.icc_profile == source.icc_profile
+            assert (found.alpha is None) == (opacity is None)
+    (tmp_path / "a.ppm").write_bytes(b"P6\n12 9\n65535\n" + deep[..., :3].astype(">u2").tobytes())
+    restorer([tmp_path / "a.ppm"], tmp_path / "out")
+    np.testing.assert_array_equal(read_image(tmp_path / "out/a.png").pixels[::2, ::2], deep[..., :3])
+    Image.fromarray(IMAGE).convert("CMYK").save(tmp_path / "c.tif")
+    restorer(tmp_path / "c.tif", tmp_path / "d.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "d.tif").pixels[::2, ::2], IMAGE)
+    for name in ("e.tif", "e.gif", "e.png", "e.webp"):
+        pages = [Image.fromarray(255 - IMAGE)]
+        Image.fromarray(IMAGE).save(tmp_path / name, save_all=True, append_images=pages)
+        with pytest.raises(OSError, match=rf"{name}: .*found 2 pages or frames, wanted one"):
+            restorer(tmp_path / name, tmp_path / "f.png")
+    with pytest.raises(OSError, match=r"g\.jpg: JPEG does not hold 16 bits a channel, wanted \.png or \.tif"):
+        restorer(tmp_path / "a.ppm", tmp_path / "g.jpg")
 
 
 def test_networks_of_one_channel():
@@ -180,7 +213,7 @@ def test_configs_and_checkpoints(tmp_path):
     save_checkpoint(EDSR({**arch, "depth": 2}).state_dict(), tmp_path / "bare.pth")
     with pytest.raises(CheckpointError, match="bare.pth does not fit ImageRestorer"):
         Restorer(tmp_path / "c.py", tmp_path / "bare.pth")
-    with pytest.raises(ValueError, match="wanted a checkpoint"):
+    with pytest.raises(CheckpointError, match="wanted a checkpoint"):
         Restorer(tmp_path / "c.py")
 
 

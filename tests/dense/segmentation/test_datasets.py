@@ -84,13 +84,13 @@ def test_prepare_without_warnings(root, monkeypatch):
     ("labels", "message"),
     [
         (np.zeros((48, 60), np.uint8), r"is \(60, 48\) pixels, wanted \(64, 48\) as its image"),
-        (np.full((48, 64), 12, np.uint8), "2 axes and values up to 12, wanted 2 and up to 11"),
-        (np.zeros((48, 64, 3), np.uint8), "3 axes and values up to 0"),
+        (np.full((48, 64), 12, np.uint8), "values up to 12, wanted up to 11"),
+        (np.zeros((48, 64, 3), np.uint8), "found a mask of RGB, wanted one label a pixel"),
     ],
 )
 def test_prepare_refuses_other_labels(root, labels, message):
     Image.fromarray(labels).save(root / "valannot" / "0001TP_000000.png")
-    with pytest.raises(ValueError, match=rf"0001TP_000000\.png: {message}"):
+    with pytest.raises((ValueError, OSError), match=rf"0001TP_000000\.png: {message}"):
         prepare(Namespace(root=root, allow_partial=True))
 
 
@@ -117,3 +117,44 @@ def test_errors_of_slices_name_the_file(tmp_path):
         build_slices(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"train/Img: found no slices, wanted \*\.bmp"):
         build_slices(tmp_path, img_suffix=".bmp")
+
+
+LOAD = [{"type": "mmseg.LoadAnnotations"}, {"type": "dense.RoundLabels"}, {"type": "mmseg.PackSegInputs"}]
+
+
+@pytest.mark.parametrize("classes", [("background", "liver"), ("spleen", "background", "liver")])
+def test_slices_of_some_of_the_classes(tmp_path, classes):
+    """Pixels of the others are ignored; labels follow the names."""
+    data = build_slices(write_slices(tmp_path), metainfo={"classes": classes}, pipeline=LOAD)
+    assert len(data.metainfo["palette"]) == len(classes)
+    right = {
+        name: classes.index(name) if name in classes else 255 for name in ("background", "liver", "spleen")
+    }
+    labels = data[0]["data_samples"].gt_sem_seg.data[0]
+    assert labels[0, 0] == right["background"]
+    assert labels[5, 5] == right["liver"] and labels[12, 24] == right["spleen"]
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_masks_of_slices_with_other_levels(tmp_path, palette):
+    """Numbers of classes, grey or with a palette, need their step; a class too many is named."""
+    root = write_slices(tmp_path)
+    for path in (root / "train/GT").glob("*.png"):
+        mask = Image.fromarray(np.asarray(Image.open(path)) // 63)
+        if palette:
+            mask.putpalette([0, 0, 0, 255, 0, 0] * 128)
+        mask.save(path)
+    with pytest.raises(
+        OSError, match=r"GT/Subj_9slice_9\.png: found the level 1, wanted multiples of 63; Round"
+    ):
+        build_slices(root, pipeline=LOAD)[0]
+    step = {"type": "dense.RoundLabels", "step": 1}
+    labels = build_slices(root, pipeline=[LOAD[0], step, LOAD[2]])[0]["data_samples"].gt_sem_seg.data
+    assert labels.unique().tolist() == [0, 1, 4]
+    other = np.asarray(Image.open(path)).copy()
+    other[0, 0] = 5
+    Image.fromarray(other).save(path)
+    with pytest.raises(
+        OSError, match=rf"{path.name}: found the label 5, wanted 0 to 4, of its 5 classes, or 255"
+    ):
+        list(build_slices(root, pipeline=[LOAD[0], step, LOAD[2]]))

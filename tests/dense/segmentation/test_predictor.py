@@ -168,7 +168,7 @@ def test_errors_name_what_is_wrong(segment, config, weights, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
     for name in ("text.png", "empty.png"):
-        with pytest.raises(ValueError, match=f"{name}: not an image, or damaged"):
+        with pytest.raises(OSError, match=f"{name}: not an image that can be read"):
             segment(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         segment(tmp_path / "none.png")

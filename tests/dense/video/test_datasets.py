@@ -173,7 +173,7 @@ def test_avenue_archive(tmp_path):
     assert clip.shape == (9, 3, 16, 16) and clip[0, 2].max() > clip[0, 0].max()  # the square is blue
     assert len(Avenue(tmp_path, "train", **SMALL)) == LENGTH - 8
     (tmp_path / "testing_label_mask/1_label.mat").write_bytes(b"damaged")
-    with pytest.raises(OSError, match=r"1_label\.mat: not labels that can be read"):
+    with pytest.raises(OSError, match=r"1_label\.mat: not a file of MATLAB that can be read"):
         Avenue(tmp_path, "test", **SMALL)
 
 
@@ -189,7 +189,7 @@ def test_shanghaitech_archive(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1", "not labels that can be read"),
+        ("[1", "found Expecting .* wanted JSON"),
         ('{"b": [0]}', "has no labels of the video 'a'"),
         ('{"a": [0, 1]}', "has 2 labels of the video 'a', wanted one for each of its 3 frames"),
         ('{"a": [0, 1, 2]}', "the labels of the video 'a' are not all 0 or 1"),
@@ -203,7 +203,7 @@ def test_wrong_labels(tmp_path, content, message):
 
 def test_no_code_in_labels(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{}, 1], object), allow_pickle=True)
-    with pytest.raises(OSError, match=r"a\.npy: not labels that can be read"):
+    with pytest.raises(OSError, match=r"a\.npy: not an array of NumPy that can be read"):
         read_labels(tmp_path, {"a": 2})
 
 
@@ -230,6 +230,9 @@ def test_the_published_conversion(tmp_path):
         ("2,3,4", [2, 3, 4]),
         ("2:2:6", [2, 4, 6]),
         ("1 : 3 5", [1, 2, 3, 5]),
+        ("2:3; 7\n 9", [2, 3, 7, 9]),
+        ("(2:3), 8:-2:4", [2, 3, 4, 6, 8]),
+        ("2 3 ... and so on\n 5 % not 7\n", [2, 3, 5]),
         ("", []),
     ],
 )
@@ -239,11 +242,18 @@ def test_ranges_of_matlab(tmp_path, form, wanted):
     assert [i + 1 for i, value in enumerate(label) if value] == wanted
 
 
-@pytest.mark.parametrize("form", ["x", "3:1", "0:2", "9:13", "1:0:3", "1.5", "-1:2"])
+@pytest.mark.parametrize(
+    "form", ["x", "3:1", "0:2", "9:13", "1:0:3", "1.5", "-1:2", "1:999999999", "2:-1:-1", "1:2:3:4", "[1"]
+)
 def test_other_ranges_are_refused(tmp_path, form):
     (tmp_path / "a.m").write_text(f"TestVideoFile{{end+1}}.gt_frame = [{form}];")
     with pytest.raises(OSError, match=r"a\.m: has "):
         read_labels(tmp_path / "a.m", {"a": 12})
+
+
+def test_one_range_without_brackets(tmp_path):
+    (tmp_path / "a.m").write_text("% TestVideoFile{1}.gt_frame = [9];\nTestVideoFile{1}.gt_frame = 3:5;\n")
+    assert read_labels(tmp_path / "a.m", {"a": 6})["a"] == [0, 0, 1, 1, 1, 0]
 
 
 def test_masks_go_by_their_numbers(tmp_path):
@@ -260,5 +270,5 @@ def test_masks_go_by_their_numbers(tmp_path):
 
 def test_a_key_twice_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"a": [0], "a": [1]}')
-    with pytest.raises(OSError, match="has the key 'a' twice"):
+    with pytest.raises(OSError, match="found the key 'a' twice"):
         read_labels(tmp_path / "a.json", {"a": 1})

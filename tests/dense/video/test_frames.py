@@ -1,12 +1,13 @@
 import pickle
+import struct
 
 import cv2
 import numpy as np
 import pytest
 
-from dense.video.frames import FrameCache, Video, find_videos
+from dense.video.frames import FrameCache, Video, find_videos, list_frames
 
-from .toy import make_frames, write_file, write_folder
+from .toy import encode_file, make_frames, write_file, write_folder
 
 
 def test_a_folder(tmp_path):
@@ -100,13 +101,150 @@ def test_what_cannot_be_read(tmp_path):
         Video(tmp_path / "mixed", color="gray")
 
 
-def test_a_damaged_file_names_the_frame(tmp_path):
-    path = tmp_path / "a.avi"
-    write_file(path, make_frames(50, side=64))
-    content = path.read_bytes()
-    index = content.rindex(b"idx1")  # the table of frames stays, so that the head still tells 50
-    path.write_bytes(content[: index // 2] + bytes(index - index // 2) + content[index:])
-    video = Video(path, size=16)
-    with pytest.raises(OSError, match=rf"a\.avi: frame \d+ of {len(video)} cannot be read"):
-        for i in range(len(video)):
-            video[i]
+KINDS = [
+    ("a.mkv", "libx264", True, None),
+    ("a.mkv", "libvpx-vp9", True, None),
+    ("a.webm", "libvpx-vp9", True, None),
+    ("a.webm", "libvpx", True, None),
+    ("a.mp4", "libx264", True, None),
+    ("a.mov", "libx265", False, None),
+    ("a.mpg", "mpeg2video", False, None),
+    ("a.mpeg", "mpeg1video", False, None),
+    ("a.mpg", "libx264", False, "mpegts"),
+    ("a.avi", "libx264", False, None),
+    ("a.avi", "mpeg4", False, None),
+    ("a.avi", "mjpeg", False, None),
+    ("A.M4V", "libx264", False, "mp4"),
+]
+
+
+def numbered(count=100):
+    """Frames that all differ, with their numbers as bars."""
+    frames = make_frames(count, side=64)
+    for i in range(count):
+        for bit in range(8):
+            frames[i, :8, 8 * bit : 8 * bit + 8] = 255 * (i >> bit & 1)
+    return frames
+
+
+def read_number(image):
+    """Of a frame (1, 64, 64)."""
+    return sum(1 << bit for bit in range(8) if image[0, 2:6, 8 * bit + 2 : 8 * bit + 6].mean() > 128)
+
+
+@pytest.mark.parametrize(("name", "codec", "irregular", "form"), KINDS)
+def test_frames_are_counted_and_found_whatever_the_head_says(tmp_path, name, codec, irregular, form):
+    """A phone's recording has from 10 to 60 frames a second, of which the head tells a mean, or nothing."""
+    steps = np.random.default_rng(0).choice([17, 33, 50, 100], 100)
+    path = tmp_path / name
+    encode_file(path, numbered(), codec, np.cumsum(steps) if irregular else None, form=form)
+    video = Video(path, size=64, cache=FrameCache(0))
+    assert len(video) == 100 and [read_number(video[i]) for i in range(100)] == list(range(100))
+    whole = [video[i] for i in range(100)]
+    for i in (99, 3, 71, 70, 13, 12, 11, 98, 0, 84, 1):
+        assert np.array_equal(video[i], whole[i]), i
+    fresh = Video(path, size=64, cache=FrameCache(0))
+    assert np.array_equal(fresh[86], whole[86]) and np.array_equal(fresh[24], whole[24])
+    again = pickle.loads(pickle.dumps(video))
+    assert np.array_equal(again[77], whole[77])
+
+
+def test_frames_are_those_of_opencv(tmp_path):
+    """In colour, to the level."""
+    path = tmp_path / "a.mp4"
+    frames = np.random.default_rng(0).integers(0, 256, (9, 16, 24, 3)).astype(np.uint8)
+    encode_file(path, frames, "libx264")
+    capture = cv2.VideoCapture(str(path))
+    video = Video(path, size=(16, 24), color="bgr")
+    for i in range(9):
+        assert np.array_equal(video[i].transpose(1, 2, 0), capture.read()[1])
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_phone_that_was_held_upright(tmp_path, turns):
+    """The head says how to turn the frames."""
+    path = tmp_path / "a.mp4"
+    frames = np.zeros((5, 32, 64, 3), np.uint8)
+    frames[:, :16, :32] = 255  # the top left
+    encode_file(path, frames, "libx264")
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44  # the matrix of the track
+    a, b = [(0, 1), (-1, 0), (0, -1)][turns - 1]
+    data[place : place + 36] = struct.pack(">9i", a << 16, b << 16, 0, -b << 16, a << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    wanted = np.rot90(frames[0, ..., 0], -turns)
+    video = Video(path, size=wanted.shape)
+    assert (abs(video[0][0].astype(int) - wanted) < 40).mean() > 0.95
+
+
+@pytest.mark.parametrize(("name", "codec"), [(name, codec) for name, codec, *_ in KINDS if name != "A.M4V"])
+def test_a_file_that_was_cut_is_refused(tmp_path, name, codec):
+    """But MPEG streams, which may end anywhere: theirs is at most shorter."""
+    path = tmp_path / name
+    encode_file(path, numbered(), codec)
+    data = path.read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        path.write_bytes(data[: int(share * len(data))])
+        try:
+            video = Video(path, size=16)
+        except OSError as error:
+            assert str(error).startswith(f"{path}: not a video that can be read (")
+        else:
+            assert path.suffix in (".mpg", ".mpeg") and len(video) <= 100  # of padding, too
+            assert all(read is not None for read in video.clip(range(len(video))))
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mkv", "a.mp4"])
+def test_damage_within_a_file_is_refused(tmp_path, name):
+    path = tmp_path / name
+    encode_file(path, numbered(), "mjpeg" if name == "a.avi" else "libx264")
+    data = path.read_bytes()
+    half = len(data) // 2
+    path.write_bytes(data[:half] + bytes(len(data) // 8) + data[half + len(data) // 8 :])
+    with pytest.raises(OSError, match=rf"{name}: (frame \d+ of 100 cannot|not a video that can) be read"):
+        Video(path, size=16).clip(range(100))
+
+
+def test_lists_of_other_files_are_no_videos(tmp_path):
+    encode_file(tmp_path / "a.mp4", numbered(5), "libx264")
+    lists = {"b.mp4": "ffconcat version 1.0\nfile a.mp4\n", "c.avi": "#EXTM3U\n#EXTINF:1,\na.mp4\n"}
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(OSError, match=f"{name}: not a video that can be read"):
+            Video(tmp_path / name)
+
+
+def test_frames_of_too_many_pixels(tmp_path, monkeypatch):
+    encode_file(tmp_path / "a.mkv", numbered(5), "libx264")
+    monkeypatch.setenv("DENSE_MAX_PIXELS", "4000")
+    with pytest.raises(OSError, match=r"a\.mkv: .*found frames of 64 x 64 pixels, wanted at most 4000"):
+        Video(tmp_path / "a.mkv")
+    monkeypatch.setenv("DENSE_MAX_PIXELS", "4096")
+    assert len(Video(tmp_path / "a.mkv")) == 5
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["1.png", "2.png", "10.PNG"], r"v: found 10\.PNG after 2\.png, wanted frames without a gap"),
+        (["f1_l.jpg", "f2_l.jpg", "f4_l.jpg"], r"found f4_l\.jpg after f2_l\.jpg"),
+        (["030.jpg", "030.png"], r"030\.jpg and .*030\.png are both frame 30, wanted one"),
+        (["30.png", "030.png", "031.png"], "are both frame 30, wanted one"),
+        (["left.jpg", "left.png"], "are both frame left, wanted one"),
+        ([f"{i}.PNG" for i in range(1, 13)], None),
+        (["000.png", "005.JPG", "010.Tif"], None),
+        (["a.png", "b.png"], None),
+        (["cam1_1.png", "cam2_1.png", "cam2_5.png"], None),
+        (["1.png"], None),
+    ],
+)
+def test_numbers_of_frames(tmp_path, names, message):
+    (tmp_path / "v").mkdir()
+    for name in names:
+        (tmp_path / "v" / name).touch()
+    (tmp_path / "v/._1.png").touch()
+    if message is None:
+        assert [path.name for path in list_frames(tmp_path / "v")] == names
+    else:
+        with pytest.raises(OSError, match=message):
+            list_frames(tmp_path / "v")

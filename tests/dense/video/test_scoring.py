@@ -131,7 +131,7 @@ def test_score_files_refuse(tmp_path):
         save_scores({}, tmp_path / "scores.csv")
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "b.json").write_text(json.dumps({"01": {"psnr": [1]}}))
-    with pytest.raises(OSError, match=r"a\.json: not a file of scores"):
+    with pytest.raises(OSError, match=r"a\.json: found Expecting .* wanted JSON"):
         load_scores(tmp_path / "a.json")
     with pytest.raises(OSError, match=r"b\.json: has no 'score' of the video '01'"):
         load_scores(tmp_path / "b.json")

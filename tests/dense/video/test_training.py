@@ -66,7 +66,11 @@ def test_baselines_need_no_checkpoint(name, config):
 def test_a_damaged_frame_is_one_line(config):
     Path("data/testing/frames/01/005.png").write_bytes(b"damaged")
     with pytest.raises(SystemExit) as stop:
-        command.run(lambda: test.main([config, "--cfg-options", "experiment_name=video_damaged"]))
+        command.run(
+            lambda: test.main(
+                [config, "--weights", "random", "--cfg-options", "experiment_name=video_damaged"]
+            )
+        )
     assert "error: data/testing/frames/01/005.png: not an image that can be read" in stop.value.code
     assert "\n" not in stop.value.code
 

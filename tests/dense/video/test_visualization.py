@@ -48,6 +48,28 @@ def test_annotated_clip(tmp_path, suffix):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((96, 48), (32, 64)), ((48, 96), (64, 32)), ((50, 34), (44, 64))]
+)
+def test_a_clip_keeps_shape_and_speed_of_the_video(tmp_path, size, wanted):
+    writer = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 20, size)
+    for i in range(12):
+        writer.write(np.full((size[1], size[0], 3), 20 * i, np.uint8))
+    writer.release()
+    for fps, found in ((None, 20.0), (5.0, 5.0)):
+        draw_clip(tmp_path / "a.mp4", np.linspace(0, 1, 12), tmp_path / "b.mp4", fps=fps, size=64)
+        video = cv2.VideoCapture(str(tmp_path / "b.mp4"))
+        assert video.get(cv2.CAP_PROP_FPS) == found
+        height, width = wanted
+        assert (video.get(cv2.CAP_PROP_FRAME_HEIGHT), video.get(cv2.CAP_PROP_FRAME_WIDTH)) == (
+            height + 56,
+            2 * width,
+        )
+    write_folder(tmp_path / "images", make_frames(5))
+    draw_clip(tmp_path / "images", np.zeros(5), tmp_path / "c.mp4", size=64)
+    assert cv2.VideoCapture(str(tmp_path / "c.mp4")).get(cv2.CAP_PROP_FPS) == 10.0
+
+
 def test_clip_refuses(tmp_path):
     write_folder(tmp_path / "a", make_frames(5))
     with pytest.raises(ValueError, match="has 5 frames, found 4 scores"):

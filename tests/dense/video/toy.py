@@ -1,10 +1,13 @@
 """Videos of a square that moves on, and jumps where it is abnormal; a tiny network; a config of both."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
+import torch
 from torch import nn
 
 from dense.registry import MODELS
@@ -41,6 +44,9 @@ class ToyPredictor(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(2, 1, 3, padding=1)
 
+    def example_inputs(self, batch=2, size=(16, 16)):
+        return (torch.randn(batch, self.clip_length, 1, *size),)
+
     def forward(self, clip):
         pairs = clip[:, [[2, 4], [3, 5], [4, 6]], 0]  # (B, 3, 2, H, W)
         return pairs.mean(2, keepdim=True) + 0.1 * self.conv(pairs.flatten(0, 1)).unflatten(0, (-1, 3))
@@ -69,6 +75,22 @@ def write_file(path, frames, code="MJPG"):
     for frame in frames:
         writer.write(frame)
     writer.release()
+
+
+def encode_file(path, frames, codec, times=None, *, gop=12, form=None):
+    """A video by PyAV: frames (n, H, W, 3), at times in milliseconds, or 25 a second."""
+    rate = 25 if times is None else 1000
+    with av.open(str(path), "w", format=form) as file:
+        stream = file.add_stream(codec, rate=25)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, rate)
+        stream.codec_context.gop_size = gop
+        for frame, time in zip(frames, range(len(frames)) if times is None else times, strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="bgr24")
+            picture.pts, picture.time_base = int(time), Fraction(1, rate)
+            file.mux(stream.encode(picture.reformat(format=stream.pix_fmt)))
+        file.mux(stream.encode())
 
 
 def write_project(folder):
