@@ -75,6 +75,7 @@ class CloudPredictor(Predictor):
         config: a ``Config``, its path, a work dir, a network, or a checkpoint of a training run of this
             project or one written by tools/convert_checkpoint.py: the path of it, or a URL with its digest.
         checkpoint: weights, where ``config`` is not a checkpoint itself. Read without running code from it.
+        weights: another name of ``checkpoint``; "random" for what a config's network is made with.
         device: "cpu", "cuda", ...; a GPU where there is one by default.
         classes: names of the classes, where neither checkpoint nor config has them.
         batch_size: clouds that the network gets at once.
@@ -105,6 +106,7 @@ class CloudPredictor(Predictor):
         checkpoint: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         *,
+        weights: str | os.PathLike | None = None,
         classes: Sequence[str] | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
@@ -118,7 +120,9 @@ class CloudPredictor(Predictor):
         self.normals = normals
         if config is None:
             config, checkpoint = checkpoint, None
-        super().__init__(config, checkpoint, device, batch_size=batch_size, progress=progress)
+        super().__init__(
+            config, checkpoint, device, weights=weights, batch_size=batch_size, progress=progress
+        )
         self.source = self.checkpoint or "the network"
         if isinstance(self.model, PointCloudModel) and not isinstance(self.model, self.task):
             raise ValueError(

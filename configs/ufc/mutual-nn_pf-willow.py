@@ -1,5 +1,5 @@
 # Mutual nearest neighbours of the features that ufc-tiny_warps_pf-willow.py has learnt, with no checkpoint of
-# its own. With --cfg-options model.network.backbone.init_cfg=None the features are random.
+# its own. With --weights random --cfg-options model.network.backbone.init_cfg=None the features are random.
 _base_ = [
     "../_base_/models/resnet18-half.py",
     "../_base_/datasets/warps_pf-willow.py",

@@ -41,7 +41,7 @@ class Classifier(Predictor):
     resized to 256 pixels for the short side, and the 224 x 224 in the middle are taken.
 
     Args:
-        config, checkpoint, device, batch_size, progress: see
+        config, checkpoint, device, weights, batch_size, progress: see
             :class:`~pointsuite.engine.predictor.Predictor`; the network is an
             :class:`~dense.classification.model.ImageClassifier` or that of ``dense.create_model``.
         classes: names of the classes, where neither checkpoint nor config has them; numbers by default.
@@ -61,11 +61,14 @@ class Classifier(Predictor):
         checkpoint: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         *,
+        weights: str | os.PathLike | None = None,
         classes: Sequence[str] | None = None,
         batch_size: int = 32,
         progress: bool | None = None,
     ):
-        super().__init__(config, checkpoint, device, batch_size=batch_size, progress=progress)
+        super().__init__(
+            config, checkpoint, device, weights=weights, batch_size=batch_size, progress=progress
+        )
         source = str(config if checkpoint is None else checkpoint)
         with DefaultScope.overwrite_default_scope(self.registry.scope):
             self.prepare = Compose([step for step in self._steps(source) if not isinstance(step, LoadImage)])

@@ -14,6 +14,8 @@ from torch.nn.functional import grid_sample
 
 from ..registry import METRICS
 
+BASES = ("pair", "largest_coordinate")  # of PCK
+
 
 def keypoint_flow(
     source_points: Tensor, target_points: Tensor, grid: int, size: int = 256, box: int = 35
@@ -99,13 +101,25 @@ class PCK(BaseMetric):
     Args:
         alphas: the thresholds.
         classwise: also ``pck/0.1/CLASS``, in the mean over pairs of the class.
+        base: "pair" for ``pck_base``; "largest_coordinate" for what CATs' published code computes for
+            PF-WILLOW in its place, the largest x or y of the source's keypoints plus 1: it depends on where
+            the object is, is never less, and its percentages are higher.
         **kwargs: of MMEngine's ``BaseMetric``.
     """
 
     default_prefix = "pck"
 
-    def __init__(self, alphas: Sequence[float] = (0.05, 0.1, 0.15), classwise: bool = False, **kwargs):
+    def __init__(
+        self,
+        alphas: Sequence[float] = (0.05, 0.1, 0.15),
+        classwise: bool = False,
+        base: str = "pair",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        if base not in BASES:
+            raise ValueError(f"base must be one of {BASES}, found {base!r}")
+        self.base = base
         if not alphas or min(alphas) <= 0:
             raise ValueError(f"alphas must be numbers above 0, found {tuple(alphas)}")
         self.alphas, self.classwise = tuple(alphas), classwise
@@ -117,7 +131,8 @@ class PCK(BaseMetric):
                 raise ValueError(
                     f"{sample.get('target_path')}: a keypoint is found at a place that is not finite"
                 )
-            scores = [keypoint_accuracy(found, wanted, alpha * sample["pck_base"]) for alpha in self.alphas]
+            base = sample["pck_base"] if self.base == "pair" else wanted.max().item() + 1
+            scores = [keypoint_accuracy(found, wanted, alpha * base) for alpha in self.alphas]
             self.results.append((sample.get("category"), scores))
 
     def compute_metrics(self, results: list[tuple[str | None, list[float]]]) -> dict[str, float]:

@@ -47,6 +47,7 @@ class DenseMatcher(TaskModel):
 
     sample_class = MatchDataSample
     preprocessor = "dense.StackPairs"
+    output_names = ("flow", "confidence")
 
     def __init__(
         self,
@@ -60,6 +61,9 @@ class DenseMatcher(TaskModel):
 
     def _forward(self, inputs: Tensor, data_samples: Sequence[MatchDataSample] | None = None) -> list[Tensor]:
         return self.network(*self._split(inputs))
+
+    def raw_outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.match(*self._split(inputs))
 
     def loss(self, inputs: Tensor, data_samples: Sequence[MatchDataSample]) -> dict[str, Tensor]:
         return {

@@ -36,7 +36,7 @@ class Matcher(Predictor):
     the network gets them as squares. What is returned is in the pictures' own pixels.
 
     Args:
-        config, checkpoint, device, batch_size, progress: see
+        config, checkpoint, device, weights, batch_size, progress: see
             :class:`~pointsuite.engine.predictor.Predictor`; the model of a run is a
             :class:`~dense.matching.model.DenseMatcher`.
         size: side of the squares; by default what the run's test data has.
@@ -58,11 +58,14 @@ class Matcher(Predictor):
         checkpoint: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         *,
+        weights: str | os.PathLike | None = None,
         size: int | None = None,
         batch_size: int = 1,
         progress: bool | None = None,
     ):
-        super().__init__(config, checkpoint, device, batch_size=batch_size, progress=progress)
+        super().__init__(
+            config, checkpoint, device, weights=weights, batch_size=batch_size, progress=progress
+        )
         if not isinstance(self.model, DenseMatcher):
             self.model = DenseMatcher(self.model).to(self.device).eval()
         if size is None:

@@ -4,6 +4,7 @@ import numpy as np
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw
 
+from ..base.captions import add_captions
 from ..registry import VISUALIZERS
 from .sample import MatchDataSample
 
@@ -59,7 +60,8 @@ def draw_matches(
 class MatchVisualizer(Visualizer):
     """Draws what keypoints' flow finds in the source, green if right, red if not, and the flow's colours.
 
-    Without a prediction, where the keypoints are. Pictures are enlarged to at least ``least`` pixels a side.
+    Without a prediction, where the keypoints are. Pictures are enlarged to at least ``least`` pixels a side;
+    headings and a legend say what they show.
     """
 
     def __init__(self, name: str = "visualizer", least: int = 256, **kwargs):
@@ -91,19 +93,28 @@ class MatchVisualizer(Visualizer):
         points = {
             key: scale * value.cpu().numpy() for key, value in data_sample.items() if key.endswith("_points")
         }
-        lines = [(np.empty((0, 2)), np.empty((0, 2)), None)]
+        lines, headings, legend = [(np.empty((0, 2)), np.empty((0, 2)), None)], ["source", "target"], []
         if draw_gt and "source_points" in points and not (draw_pred and "pred_points" in points):
             count = len(points["source_points"])
             lines = [(points["source_points"], points["target_points"], [TRUE] * count)]
+            legend = [("keypoints as they are", TRUE)]
         elif draw_pred and "pred_points" in points:
             error = np.linalg.norm(points["pred_points"] - points["source_points"], axis=1)
             right = error <= scale * ALPHA * data_sample.pck_base
             colors = [RIGHT if yes else WRONG for yes in right]
             lines = [(points["pred_points"], points["target_points"], colors)]
+            near = f"{ALPHA:g} x {data_sample.pck_base:.0f} pixels of the truth"
+            legend = [(f"found within {near}: {right.sum()}", RIGHT), (f"not: {(~right).sum()}", WRONG)]
         picture = draw_matches(source, target, *lines[0])
         if draw_pred and "pred_flow" in data_sample:
-            wheel = Image.fromarray(color_wheel(data_sample.pred_flow.cpu().numpy()))
+            flow = data_sample.pred_flow.cpu().numpy()
+            headings.append("flow")
+            longest = np.hypot(*flow).max() * image.shape[0] / flow.shape[-1]
+            hues = "red to the right, green down, cyan left, violet up, white none"
+            legend.append((f"flow from target to source: {hues}; full colour {longest:.0f} pixels", None))
+            wheel = Image.fromarray(color_wheel(flow))
             wheel = wheel.resize(source.shape[1::-1], Image.Resampling.NEAREST)
             picture = np.concatenate((picture, np.asarray(wheel)), axis=1)
+        picture = add_captions(picture, headings, legend)
         self.set_image(picture)
         self.add_image(name, picture, step)

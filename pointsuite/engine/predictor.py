@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +24,13 @@ from .checkpoint import (
     load_state_dict,
     take_network,
 )
-from .config import read_file
+from .config import find_run_config, read_file
+from .errors import one_line
 from .zoo import ModelZoo
+
+RANDOM = "random"  # weights that nobody trained, where they are asked for by this name
+WEIGHTS = {"pretrained", "init_cfg", "checkpoint", "load_from"}  # what these name would be read or fetched
+FILES = {"config", "file", "filename", "path", "url", "data_root", "data_file", "ann_file", "work_dir", "out"}
 
 
 class Prediction(NamedTuple):
@@ -54,8 +60,10 @@ class Predictor:
             bare network of such a run; or, where ``checkpoint`` is not given, a checkpoint of a run, which
             says itself what it is of.
         checkpoint: weights: a file, a work dir for its last one, or ``URL#sha256=DIGEST``; read without
-            running code. None keeps the weights that a network has, or makes new ones of a config.
+            running code. None keeps the weights that a network has; a config whose network has parameters
+            wants them.
         device: where the network runs; a GPU where there is one by default.
+        weights: another name of ``checkpoint``; "random" for what a config's network is made with.
         batch_size: inputs that the network gets at once, where they have one size.
         progress: draw a bar on stderr while many inputs are predicted; None for terminals only.
 
@@ -66,7 +74,7 @@ class Predictor:
         model: in evaluation mode, on ``device``.
 
     Raises:
-        CheckpointError: weights that cannot be read or do not fit.
+        CheckpointError: weights that cannot be read or do not fit, or that a config lacks.
         FileNotFoundError: no such config; (of a call) no such file, or a folder without one.
         ValueError: no such device, or a config that is of another task; (of a call) an input that is not
             what the task takes; the message names it.
@@ -82,11 +90,18 @@ class Predictor:
         checkpoint: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         *,
+        weights: str | os.PathLike | None = None,
         batch_size: int = 1,
         progress: bool | None = None,
     ):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, found {batch_size}")
+        if weights is not None and checkpoint is not None:
+            raise ValueError(
+                f"found the checkpoint {checkpoint} and weights={str(weights)!r}, wanted one of them"
+            )
+        random = isinstance(weights, str) and weights == RANDOM
+        checkpoint = checkpoint if random or weights is None else weights
         self.device = find_device(device)
         self.batch_size = batch_size
         self.progress = progress
@@ -97,7 +112,7 @@ class Predictor:
             model = config
         else:
             if not isinstance(config, Config) and not is_config(config):
-                config, checkpoint = _split_source(config, checkpoint)
+                config, checkpoint = _split_source(config, checkpoint, random)
             if config is not None and not isinstance(config, Config):
                 config = read_config(config)
             self.cfg = config
@@ -110,6 +125,10 @@ class Predictor:
         if not isinstance(config, nn.Module):
             with DefaultScope.overwrite_default_scope(self.registry.scope):
                 model = self.build_model(str(checkpoint))
+            if state is None and not random:
+                check_weights(model, str(self.cfg.filename or "the config"), f"weights={RANDOM!r}")
+                if hasattr(model, "init_weights"):
+                    model.init_weights()
         if state is not None:
             load_weights(model, state, str(path))
         self.model = model.to(self.device).eval()
@@ -124,16 +143,21 @@ class Predictor:
             return self.registry.build(copy.deepcopy(self.cfg.model))  # building changes some
         described = self.meta.get("model")
         if isinstance(described, str):  # of tools/convert_checkpoint.py
+            options = check_options(self.meta.get("model_args") or {}, source)
             try:
-                return self.zoo.create_model(described, **self.meta.get("model_args", {}))
+                return self.zoo.create_model(described, **options)
             except (TypeError, ValueError) as error:
-                raise CheckpointError(f"{source}: {error}") from error
+                raise CheckpointError(f"{source}: {one_line(error)}") from error
         if not isinstance(described, Mapping) or "type" not in described:
             raise CheckpointError(
                 f"{source}: does not say what network it is of; wanted a checkpoint of a training run or of "
                 "tools/convert_checkpoint.py, or a config beside it"
             )
-        return self.registry.build(resolve_types(described, self.registry, source))
+        resolved = resolve_types(described, self.registry, source)
+        try:
+            return self.registry.build(resolved)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{source}: meta['model']: {one_line(error)}") from error
 
     def test_pipeline(self, source: str) -> list:
         """The transforms of the test data, as configs; of a bare network there are none.
@@ -243,20 +267,37 @@ def read_config(path: str | os.PathLike) -> Config:
 
 
 def _split_source(
-    source: str | os.PathLike, checkpoint: str | os.PathLike | None
-) -> tuple[Path | None, str | os.PathLike]:
+    source: str | os.PathLike, checkpoint: str | os.PathLike | None, random: bool
+) -> tuple[Path | None, str | os.PathLike | None]:
     """Config and weights of a work dir, or None and the weights, which say what they are of."""
-    folder = Path(source)
-    if "://" not in str(source) and folder.is_dir():
-        configs = sorted(folder.glob("*.py"))
-        if len(configs) != 1:
-            raise FileNotFoundError(
-                f"{folder}: found {len(configs)} configs, wanted one, as a run leaves it; or name the config"
-            )
-        return configs[0], folder if checkpoint is None else checkpoint
-    if checkpoint is not None:
-        raise ValueError(f"found {source} and {checkpoint}, wanted a config, a network or a work dir first")
+    if "://" not in str(source) and Path(source).is_dir():
+        return find_run_config(source), source if checkpoint is None and not random else checkpoint
+    if checkpoint is not None or random:
+        second = RANDOM if checkpoint is None else checkpoint
+        raise ValueError(f"found {source} and {second}, wanted a config, a network or a work dir first")
     return None, source
+
+
+def check_weights(model: nn.Module, config: str, way_out: str) -> None:
+    """Ask for weights, unless the config's ``init_cfg`` names a file for all parameters, or there are none.
+
+    Args:
+        model: as it was built, before ``init_weights``.
+        config, way_out: for the message.
+
+    Raises:
+        CheckpointError: there are others.
+    """
+    known = set()
+    for module in model.modules():
+        init = getattr(module, "init_cfg", None)
+        if isinstance(init, Mapping) and init.get("type") == "Pretrained":
+            known.update(module.parameters())
+    if count := sum(parameter.numel() for parameter in model.parameters() if parameter not in known):
+        raise CheckpointError(
+            f"{config}: found no weights for {count:,} parameters of its {type(model).__name__}, wanted a "
+            f"checkpoint or a work dir, or {way_out}"
+        )
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Any], name: str) -> None:
@@ -268,23 +309,59 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], name: str) -> None:
     load_state_dict(model, take_network(state, model), name=name)
 
 
+def check_options(value: Any, source: str, name: str = "model_args") -> Any:
+    """What a checkpoint says of how its network is built: numbers, and words that name no file or address.
+
+    Raises:
+        CheckpointError: keys that choose an input or a type, or text that may name a file; it says which.
+    """
+    if name == "model_args" and not isinstance(value, Mapping):
+        raise CheckpointError(f"{source}: meta: found a {type(value).__name__} as {name}, wanted a dict")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            parts = key.split(".") if isinstance(key, str) else [""]
+            unfit = any(not part.isidentifier() or part[0] == "_" for part in parts)
+            if unfit or {"type", *WEIGHTS, *FILES} & {*parts}:
+                raise CheckpointError(
+                    f"{source}: meta: found {str(key)[:80]!r} in {name}, wanted sizes and choices of it"
+                )
+            check_options(item, source, f"{name}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            check_options(item, source, f"{name}[{i}]")
+    elif isinstance(value, str) and not re.fullmatch(r"[\w+-]*", value):
+        raise CheckpointError(
+            f"{source}: meta: found {value[:80]!r} as {name}, wanted a word that names no file or address"
+        )
+    elif not isinstance(value, str | bool | int | float | None):
+        raise CheckpointError(f"{source}: meta: found a {type(value).__name__} as {name}, wanted plain data")
+    return value
+
+
 def resolve_types(value: Any, registry: Registry, source: str) -> Any:
     """A config of a checkpoint, with each ``type`` replaced by the class of that name in ``registry`` itself.
 
     MMEngine builds from any string that names something importable: what a file says must not get there.
+    Other weights that it names (:data:`WEIGHTS`) become None: the checkpoint has its own.
 
     Raises:
-        CheckpointError: a name that is not registered, or arguments that are not plain.
+        CheckpointError: a name that is not registered, or arguments that are not plain or name a file.
     """
     if isinstance(value, Mapping):
         if hidden := [key for key in value if str(key).startswith("_")]:
             raise CheckpointError(
                 f"{source}: found {hidden[0]!r} in its {registry.name}, wanted plain arguments"
             )
-        plain = {key: resolve_types(item, registry, source) for key, item in value.items() if key != "type"}
-        return plain | ({"type": _find_class(value["type"], registry, source)} if "type" in value else {})
+        plain = {"type": _find_class(value["type"], registry, source)} if "type" in value else {}
+        for key in value.keys() - {"type"}:
+            plain[key] = None if key in WEIGHTS else resolve_types(value[key], registry, source)
+        return plain
     if isinstance(value, list | tuple):
         return type(value)(resolve_types(item, registry, source) for item in value)
+    if isinstance(value, str) and re.search(r"[/\\]", value):
+        raise CheckpointError(
+            f"{source}: its {registry.name} names {value[:80]!r}, wanted no file or address"
+        )
     return value
 
 

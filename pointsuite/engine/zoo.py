@@ -263,9 +263,15 @@ def convert_for(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str,
 def _misfits(
     cls: type[Network], arch: str, options: Mapping[str, Any], state_dict: Mapping[str, Tensor]
 ) -> int:
-    """How many tensors differ between weights and the model that they may be of, by name or shape."""
-    with torch.device("meta"):
-        model = cls.create(**{"arch": arch, **options})
+    """How many tensors differ between weights and the model that they may be of, by name or shape.
+
+    All do where there can be no such model, as of a depth that the system does not allow.
+    """
+    try:
+        with torch.device("meta"):
+            model = cls.create(**{"arch": arch, **options})
+    except ValueError:
+        return len(state_dict)
     wanted, given = (
         {(key, value.shape) for key, value in state.items() if not _is_counter(key)}
         for state in (model.state_dict(), state_dict)

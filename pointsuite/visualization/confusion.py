@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -30,16 +31,16 @@ def draw_confusion_matrix(
         )
     total = matrix.sum(axis=1, keepdims=True)
     share = matrix / np.maximum(total, 1)
-    side = 2.2 + 0.42 * len(classes)
-    figure = Figure(figsize=(side + 0.6, side), dpi=100, layout="constrained")
+    side = max(0.52 * len(classes), 1.6)
+    figure = Figure(figsize=(side, side), dpi=100)  # grows by the names around it when it is written
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
     ticks = np.arange(len(classes))
     axes.set_xticks(ticks, classes, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_yticks(ticks, classes, fontsize=8)
-    axes.set(xlabel="predicted", ylabel="true", title=heading)
+    axes.set(xlabel="predicted", ylabel="true", title="\n".join(wrap(heading, 50)))
     for row, column in np.argwhere(matrix > 0):
         color = "white" if share[row, column] > 0.5 else "black"
         axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", fontsize=8, color=color)
-    return write_png(figure, out)
+    return write_png(figure, out, fit=True)

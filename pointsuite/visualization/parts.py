@@ -13,6 +13,7 @@ from pointsuite.visualization.scene import make_scene, point_colors, upright
 
 _DPI = 128  # a power of two: sizes in inches and back give whole pixels
 _TILE, _GAP, _CAPTION, _HEADING = 180, 8, 24, 60  # pixels
+_LINE, _LETTER, _PATCH = 14, 6, 50  # pixels of a line of the legend, of a letter, of all else of an entry
 
 
 def draw_parts(
@@ -49,19 +50,23 @@ def draw_parts(
         )
     columns = columns or int(np.ceil(np.sqrt(len(clouds) / 2)))
     width = 2 * columns * _TILE
-    height = -(-len(clouds) // columns) * (_TILE + _CAPTION) + _HEADING
+    letters = max((len(str(name)) for name in part_classes), default=0)
+    across = max(1, min(len(part_classes), width // (_LETTER * letters + _PATCH)))
+    lines = max(-(-len(part_classes) // across), 1)
+    top_strip = _HEADING + _LINE * (lines - 1)
+    height = -(-len(clouds) // columns) * (_TILE + _CAPTION) + top_strip
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
     figure.text(0.5, 1 - _HEADING / 4 / height, heading, ha="center", va="center", fontsize=9)
     colors = point_colors("part", None, part=np.arange(len(part_classes)))
     patches = [Patch(color=color, label=name) for color, name in zip(colors, part_classes, strict=True)]
     if patches:
-        options = {"loc": "center", "ncols": len(patches), "fontsize": 6, "frameon": False}
-        figure.legend(handles=patches, bbox_to_anchor=(0.5, 1 - 0.75 * _HEADING / height), **options)
+        options = {"loc": "upper center", "ncols": across, "fontsize": 6, "frameon": False}
+        figure.legend(handles=patches, bbox_to_anchor=(0.5, 1 - 0.45 * _HEADING / height), **options)
     for i, (cloud, *parts, title) in enumerate(zip(clouds, truth, prediction, titles, strict=True)):
         cloud = np.asarray(cloud)
         normals = upright(cloud[:, 3:6], up) if cloud.shape[1] >= 6 else None
         row, column = divmod(i, columns)
-        top = height - _HEADING - row * (_TILE + _CAPTION)
+        top = height - top_strip - row * (_TILE + _CAPTION)
         side = _TILE - 2 * _GAP
         for half, part in enumerate(parts):
             left = (2 * column + half) * _TILE + _GAP
@@ -70,4 +75,7 @@ def draw_parts(
             draw_discs(figure.add_axes(box), scene, disc_sizes(scene, side))
         middle = (2 * column + 1) * _TILE / width
         figure.text(middle, (top - _TILE) / height, title, ha="center", va="top", fontsize=6.2)
+        for word, align, x in (("true", "left", _GAP), ("predicted", "right", 2 * _TILE - _GAP)):
+            x = (2 * column * _TILE + x) / width
+            figure.text(x, (top - _TILE) / height, word, ha=align, va="top", fontsize=5.5, color="gray")
     return write_png(figure, out)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -91,7 +92,7 @@ def draw_tiles(
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, picture, title in zip(panels, pictures, titles, strict=False):
         axes.imshow(picture)
-        axes.set_title(title, fontsize=7)
+        axes.set_title("\n".join(wrap(title, 40)), fontsize=7)
     for axes in panels:
         axes.set_axis_off()
     figure.suptitle(heading, fontsize=9)

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from pointsuite.datasets import PointCloudDataset
-from pointsuite.export import NetworkPart, read_batches, trace
+from pointsuite.engine.export import BATCH, trace
+from pointsuite.export import NetworkPart, read_batches
 from pointsuite.registry import MODELS
 from tests.tools.tiny import CONFIG
 
@@ -29,9 +30,9 @@ def test_categories_of_a_part_segmenter(tmp_path):
     file = str(Path(CONFIG).parents[2] / "data/kicad/kicad.h5")
     pipeline = [{"type": "SamplePoints", "num": 100, "method": "first"}, {"type": "PackPoints"}]
     dataset = PointCloudDataset(file, "test", pipeline, classes=["dip", "so"], test_mode=True)
-    part = NetworkPart(network).requires_grad_(False)
+    part = NetworkPart(network)
     first, *others = read_batches(part, dataset)
     assert first["category"].dtype == torch.int64
-    program = trace(part, first).module()
+    program = trace(part, first, {name: {0: BATCH} for name in first}).module()
     for inputs in (first, *others):
         torch.testing.assert_close(program(inputs), part(inputs), atol=1e-5, rtol=1e-5)

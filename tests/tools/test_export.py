@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 
+from pointsuite.engine import command
+from pointsuite.engine.checkpoint import save_checkpoint
 from pointsuite.engine.errors import UsageError
 
 from .load import load_tool
@@ -22,7 +24,7 @@ def test_exported_program(checkpoint, tmp_path, capsys):
     out = tmp_path / "tiny.pt2"
     export.main([CONFIG, str(checkpoint), "--out", str(out), *OPTIONS])
     said = capsys.readouterr().out
-    assert "features_0 (64, 8, 14), idx_0 (64, 8)" in said and "idx_2 (1, 32)" in said
+    assert "features_0 (B, 64, 8, 14), idx_0 (B, 64, 8)" in said and "idx_2 (B, 1, 32)" in said
     assert float(said.split("differs by at most ")[1].split()[0]) < 1e-5
 
     files = {"classes.json": ""}
@@ -61,15 +63,15 @@ def test_onnx(checkpoint, tmp_path, capsys):
 def test_a_difference_is_an_error(checkpoint, tmp_path, monkeypatch, error):
     """In one of three batches, the second."""
     out = tmp_path / "tiny.pt2"
-    monkeypatch.setattr("pointsuite.export.trace", lambda part, inputs: part)
+    monkeypatch.setattr("pointsuite.engine.export.trace", lambda part, inputs, free: part)
     monkeypatch.setattr(
-        "pointsuite.export.write", lambda part, inputs, classes, path: path.write_bytes(b"program")
+        "pointsuite.engine.export.write", lambda part, inputs, path, **_: path.write_bytes(b"program")
     )
 
-    def load(part, path):
-        return {"broken": lambda inputs: part(inputs) + (error if len(inputs["idx_0"]) == 1 else 0)}
+    def load(part, path, outputs):
+        return {"broken": lambda inputs: part(inputs)[0] + (error if len(inputs["idx_0"]) == 1 else 0)}
 
-    monkeypatch.setattr("pointsuite.export.load", load)
+    monkeypatch.setattr("pointsuite.engine.export.load", load)
     with pytest.raises(UsageError, match="broken differs from the network by .*wanted at most 0.0001"):
         export.main([CONFIG, str(checkpoint), "--out", str(out), *OPTIONS])
     assert not out.exists()
@@ -80,7 +82,20 @@ def test_bad_requests(checkpoint, tmp_path):
         export.main([CONFIG, str(checkpoint), "--out", str(tmp_path / "a.pth"), *OPTIONS])
     with pytest.raises(UsageError, match="no such checkpoint"):
         export.main([CONFIG, str(tmp_path / "no.pth"), "--out", str(tmp_path / "a.pt2"), *OPTIONS])
-    network = [option for option in OPTIONS if not option.startswith("model.")]
-    with pytest.raises(UsageError, match="PointNetClassifier has no forward_geometry"):
-        other = ["model.network._delete_=True", "model.network.type=PointNetClassifier"]
-        export.main([CONFIG, str(checkpoint), "--out", str(tmp_path / "a.pt2"), *network, *other])
+    with pytest.raises(UsageError, match="found no checkpoint, wanted one, or a work dir"):
+        export.main([CONFIG, "--out", str(tmp_path / "a.pt2"), *OPTIONS])
+
+
+def test_a_network_without_geometry_apart_gets_points(tmp_path, capsys):
+    """And a loss with weights of classes, which stay behind."""
+    kept = [option for option in OPTIONS if not option.startswith("model.")]
+    network = ["_delete_=True", "type=PointNetClassifier", "num_classes=2", "global_channels=(16,)"]
+    options = [*kept, *(f"model.network.{option}" for option in network)]
+    options += ["model.loss.type=CrossEntropyLoss", "model.loss.weight=[1.0,5.0]"]
+    cfg = command.load_config(command.build_parser("").parse_args([CONFIG, *options]))
+    state = command.build_model(cfg).state_dict()
+    save_checkpoint({"state_dict": {**state, "criterion.weight": torch.ones(2)}}, tmp_path / "a.pth")
+    export.main([CONFIG, str(tmp_path / "a.pth"), "--out", str(tmp_path / "a.pt2"), *options])
+    said = capsys.readouterr().out
+    assert "inputs points (B, " in said and "outputs logits" in said
+    assert float(said.split("differs by at most ")[1].split()[0]) < 1e-5

@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.config.endswith(".npz"):
         matrix, classes = read_matrix(args.config)
         folder = Path(args.work_dir or Path(args.config).parent)
-    elif args.checkpoint is None:
-        raise UsageError("found no CHECKPOINT, wanted one, or an .npz file of predictions")
+    elif args.checkpoint is None and not Path(args.config).is_dir():
+        raise UsageError("found no CHECKPOINT, wanted one, a work dir, or an .npz file of predictions")
     else:
         matrix, classes, folder = test(args)
         if matrix is None:

@@ -133,6 +133,19 @@ def test_pck():
         PCK().process(None, [{**sample([0, 0, 0, float("nan")], 1), "target_path": "cup.png"}])
 
 
+def test_the_published_base_of_pf_willow():
+    """Keypoints that span 156.8 pixels and reach to 210.8: published code takes 211.8."""
+    wanted = torch.tensor([[54.0, 100.0], [210.8, 180.0]])
+    found = wanted + torch.tensor([0.0, 18.0])
+    sample = {"pred_points": found, "source_points": wanted, "pck_base": 156.8}
+    for base, right in (("pair", 0.0), ("largest_coordinate", 100.0)):
+        metric = PCK(alphas=(0.1,), base=base)  # 15.68 and 21.18 pixels
+        metric.process(None, [sample])
+        assert metric.compute_metrics(metric.results) == {"0.1": right}
+    with pytest.raises(ValueError, match="base must be one of"):
+        PCK(base="image")
+
+
 def test_flow_error():
     shift = torch.eye(3)
     shift[0, 2] = 0.5  # 4 cells of 16

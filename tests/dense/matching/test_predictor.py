@@ -30,7 +30,7 @@ class Shift(torch.nn.Module):
 
 
 def test_pictures_of_any_size(config, tmp_path):
-    matcher = Matcher(config, device="cpu")
+    matcher = Matcher(config, device="cpu", weights="random")
     matcher.model.network = Shift()
     source, target = blobs((80, 48), np.random.default_rng(0)), blobs((32, 64), np.random.default_rng(1))
     source.save(tmp_path / "source.png")
@@ -53,7 +53,7 @@ def test_pictures_of_any_size(config, tmp_path):
 
 
 def test_many_pairs(config, tmp_path):
-    matcher = Matcher(config, device="cpu", batch_size=2, progress=False)
+    matcher = Matcher(config, device="cpu", weights="random", batch_size=2, progress=False)
     pictures = [np.asarray(blobs((20 + 4 * i, 16), np.random.default_rng(i))) for i in range(3)]
     single = [matcher(pictures[0], picture, [[1, 2]]) for picture in pictures]
 
@@ -106,14 +106,14 @@ def test_weights_of_a_run(config, tmp_path):
     batch = {"inputs": [torch.from_numpy(np.stack([picture, picture]).transpose(0, 3, 1, 2).copy())]}
     wanted = model.eval().test_step(batch)[0].pred_flow
     assert matcher.model.test_step(batch)[0].pred_flow.equal(wanted)
-    assert not Matcher(config).model.test_step(batch)[0].pred_flow.equal(wanted)
+    assert not Matcher(config, weights="random").model.test_step(batch)[0].pred_flow.equal(wanted)
     save_checkpoint({"state_dict": {"a": torch.zeros(1)}}, path)
     with pytest.raises(CheckpointError, match="epoch_1.pth"):
         Matcher(config, path)
 
 
 def test_bad_pictures_and_points(config, tmp_path):
-    matcher = Matcher(config)
+    matcher = Matcher(config, weights="random")
     picture = np.zeros((16, 20, 3), np.uint8)
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(OSError, match="text.png: not an image that can be read"):
@@ -134,7 +134,7 @@ def test_bad_pictures_and_points(config, tmp_path):
         matcher(picture, picture, points=[1, 2, 3])
     config.test_dataloader.dataset.pipeline = []
     with pytest.raises(ValueError, match="its test pipeline has no ResizePair"):
-        Matcher(config)
+        Matcher(config, weights="random")
     Image.fromarray(picture[..., 0]).save(tmp_path / "grey.png")
     assert matcher(tmp_path / "grey.png", picture).flow.shape == (16, 20, 2)
     grey = picture[..., 0] + np.arange(20, dtype=np.uint8)

@@ -52,6 +52,15 @@ def test_columns_follow_the_count_and_long_titles_break(tmp_path):
     assert six.shape[:2] == (48 + 2 * 216, 3 * 180)
 
 
+def test_a_name_that_is_longer_than_a_tile_breaks(tmp_path):
+    title = "a_name_of_a_class_that_is_long -> another_name_of_a_class_that_is_long_too"
+    cloud = np.random.default_rng(0).normal(size=(50, 3))
+    picture = matplotlib.image.imread(draw_grid([cloud] * 2, [title, "a"], [True] * 2, tmp_path / "a.png"))
+    caption = (picture[48 + 182 :, :180, :3] < 1).any(-1)
+    assert picture.shape[0] > 48 + 216 and not caption[:, [0, -1]].any() and not caption[-1].any()
+    assert (np.diff(caption.any(1).astype(int)) == 1).sum() >= 4
+
+
 @pytest.mark.parametrize("counts", [(0, 0, 0), (2, 1, 2), (2, 2, 1)])
 def test_counts_must_agree(tmp_path, counts):
     clouds, titles, correct = counts
