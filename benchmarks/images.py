@@ -4,18 +4,25 @@ Examples:
     python benchmarks/images.py --model davit_tiny shvit_s1 --size 224 --batch 8 --threads 2
     python benchmarks/images.py --model davit_tiny --batch 1 --growth
     python benchmarks/images.py --model configs/hat/hat_srx4_df2k.py --size 64 --batch 1
+    python benchmarks/images.py --model convit_tiny timm:convit_tiny --threads 2     # pip install timm
 
-Evaluation of random images by `dense.create_model(NAME)`; or by the model of a config of dense, up to its
-network's outputs: then a batch is of what its task takes, as pairs of images or clips. All models of a call
-take turns in one process with a 2048x2048 float32 matrix product, the unit in which a batch is timed, too.
-"peak" is the most memory that the tensors of a batch hold at once, besides the weights; MACs are those of one
-image. `--growth` times each model at several sizes instead and fits t = c * pixels^a: a = 1 is linear, 2
-quadratic. Writes benchmark_<name>_<device>.json and .txt to `--out`.
+Evaluation of random images by `dense.create_model(NAME)`; by timm's model; or by the model of a config of
+dense, up to its network's outputs: then a batch is of what its task takes, as pairs of images or clips. All
+models of a call take turns in one process with a 2048x2048 float32 matrix product, the unit in which a batch
+is timed, too. "floor" is that time in units of the model's multiply-adds at the rate of the faster of
+PyTorch's two such products on CPUs, its own and oneDNN's. "peak" is the most memory that the tensors of a
+batch hold at once, besides the weights; MACs are those of one image. `--growth` times each model at several
+sizes instead and fits t = c * pixels^a: a = 1 is linear, 2 quadratic. Writes benchmark_<name>_<device>.json
+and .txt to `--out`.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import dense  # before PyTorch: pointsuite, which it imports, sets how threads wait  # isort: skip
 import numpy as np
@@ -28,12 +35,13 @@ from pointsuite.engine.profiling import count_costs, example_inputs, peak_memory
 from pointsuite.engine.tables import align_columns
 
 GROWTH = (112, 224, 448)
+TIMM = "timm:"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.Parser(description=__doc__)
     parser.add_argument(
-        "--model", nargs="+", required=True, metavar="NAME", help="of dense's zoo, or a config"
+        "--model", nargs="+", required=True, metavar="NAME", help="of dense's zoo, timm:NAME, or a config"
     )
     parser.add_argument("--size", type=int, nargs="+", default=[224], metavar="N", help="H or H W")
     parser.add_argument("--batch", type=int, default=8)
@@ -52,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", help="of the files that are written (default: images, or growth)")
     args = parser.parse_args(argv)
     for name in args.model:
-        if name not in ZOO and not name.endswith(".py"):
+        if name not in ZOO and not name.endswith(".py") and not name.startswith(TIMM):
             try:
                 dense.create_model(name)
             except ValueError as error:  # it says what there is
@@ -84,9 +92,10 @@ def time_models(args: argparse.Namespace, size: tuple[int, int]) -> list[dict]:
         n: count_costs(m, evaluation(m, [x[:1] for x in inputs[n]], args))[""].macs for n, m in models.items()
     }
     peaks = {name: peak_memory(call, args.device) for name, call in calls.items()}
-    parts = {"unit": lambda: matrix @ matrix, **calls}
+    parts = {"unit": lambda: matrix @ matrix, "onednn": lambda: dense.ops.linear(matrix, matrix), **calls}
     with torch.inference_mode():
         times = take_turns(parts, args.device, args.seconds * len(calls))
+    rate = 2048**3 / min(times["unit"], times["onednn"])  # multiply-adds a millisecond
     return [
         {
             "model": name,
@@ -97,6 +106,7 @@ def time_models(args: argparse.Namespace, size: tuple[int, int]) -> list[dict]:
             "ms": times[name],
             "unit_ms": times["unit"],
             "units": times[name] / times["unit"],
+            "floors": times[name] / (args.batch * macs[name] / rate),
             "images_per_second": 1e3 * args.batch / times[name],
             "peak_bytes": peaks[name],
         }
@@ -108,10 +118,45 @@ def build(name: str, args: argparse.Namespace) -> nn.Module:
     torch.manual_seed(0)
     if name.endswith(".py"):
         model = command.build_model(command.read_config(name))
+    elif name.startswith(TIMM):
+        model = import_timm().create_model(name.removeprefix(TIMM))
     else:
         model = dense.create_model(name)
     model = model.to(args.device).eval()
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
+
+
+def import_timm():
+    """timm, with a stand-in for torchvision, of which its networks need nothing."""
+    sys.meta_path.insert(0, StandIn())
+    import timm
+
+    return timm
+
+
+class AnyName(type):
+    """A class that has every attribute: another such class."""
+
+    def __getattr__(cls, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return AnyName(name, (), {})
+
+
+class StandIn(MetaPathFinder, Loader):
+    """Imports any module of torchvision as one whose names are all classes of nothing."""
+
+    def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
+        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] == "torchvision" else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = ModuleType(spec.name)
+        module.__version__ = "0"
+        module.__getattr__ = lambda name: AnyName(name, (), {})
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
 
 
 def make_inputs(model: nn.Module, args: argparse.Namespace, size: tuple[int, int]) -> list[torch.Tensor]:
@@ -140,7 +185,7 @@ def fit_growth(rows: list[dict], name: str) -> dict[str, float]:
 
 
 def table(report: dict) -> str:
-    lines = [["model", "batch", "parameters", "MACs", "images/s", "ms", "units", "peak MB"]]
+    lines = [["model", "batch", "parameters", "MACs", "images/s", "ms", "units", "floor", "peak MB"]]
     for row in report["rows"]:
         height, width = row["size"]
         lines.append(
@@ -152,6 +197,7 @@ def table(report: dict) -> str:
                 f"{row['images_per_second']:.2f}",
                 f"{row['ms']:.1f}",
                 f"{row['units']:.3g}",
+                f"{row['floors']:.2f}",
                 f"{row['peak_bytes'] / 1e6:.1f}",
             ]
         )

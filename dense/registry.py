@@ -5,7 +5,13 @@ from pointsuite.engine.zoo import ModelZoo
 
 # What needs mmdet or mmseg (dense.detection, dense.segmentation) is imported by the configs that use it, by
 # custom_imports: the others need not wait for these libraries.
-TASKS = ("dense.classification", "dense.matching", "dense.restoration", "dense.video")
+TASKS = (
+    "dense.classification",
+    "dense.matching",
+    "dense.restoration",
+    "dense.video",
+    "dense.adaptation",
+)
 
 _registries = make_registries(
     "dense",
@@ -13,7 +19,7 @@ _registries = make_registries(
     DATASETS=TASKS,
     TRANSFORMS=("dense.base", *TASKS),
     METRICS=TASKS,
-    HOOKS="dense.base",
+    HOOKS=("dense.base", "dense.adaptation"),
     OPTIM_WRAPPER_CONSTRUCTORS="dense.base",
     PARAM_SCHEDULERS="dense.base",
     VISUALIZERS=TASKS,

@@ -21,6 +21,7 @@ FLOORS = [
     ["dense.base"],
     ["dense.backbones"],
     [f"dense.{task}" for task in TASKS],
+    ["dense.adaptation"],
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 REGISTRIES = {"dense.registry", "pointsuite.registry"}  # the engine makes them and enters its own

@@ -1,6 +1,6 @@
 # SHViT-S1 from random weights on Fashion-MNIST, enlarged to 64 x 64 (its stem has a stride of 16): a run of
 # some minutes on a CPU. Data: apt-get install dataset-fashion-mnist, or --cfg-options data_root=DIR.
-_base_ = "../_base_/runtimes/default.py"
+_base_ = ["../_base_/schedules/adamw_12e.py", "../_base_/runtimes/default.py"]
 
 default_scope = "dense"
 data_root = "/usr/share/datasets/fashion-mnist"
@@ -46,24 +46,11 @@ test_dataloader = dict(
 val_dataloader = test_dataloader
 test_evaluator = dict(type="TopK", topk=(1, 5))
 val_evaluator = test_evaluator
-
-# The last epoch is what counts; nothing is chosen on the test split.
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict()
 test_cfg = dict()
+
 optim_wrapper = dict(
-    optimizer=dict(type="AdamW", lr=4e-3, weight_decay=0.025),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    optimizer=dict(lr=4e-3, weight_decay=0.025),
     clip_grad=dict(max_norm=5.0),
 )
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, begin=0, end=1, convert_to_iter_based=True),
-    dict(
-        type="CosineAnnealingLR",
-        begin=1,
-        end=max(max_epochs, 2),
-        T_max=max(max_epochs - 1, 1),
-        convert_to_iter_based=True,
-    ),
-]
 default_hooks = dict(logger=dict(interval=50))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pointsuite.engine.checkpoint import CheckpointError, rename_keys
+from pointsuite.engine.checkpoint import rename_keys
 
 from ..base import TokenBackbone, register_backbone
 from ..layers import (
@@ -28,6 +28,7 @@ from ..layers import (
     drop_path_rates,
     init_normal,
 )
+from ..layers.attention import join_qkv
 from ..layers.heads import make_classifier
 
 
@@ -54,12 +55,15 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP, each normed before: (B, N, C) to the same.
 
+    What a call has besides tokens goes to the attention.
+
     Args:
         embed_dims: C.
         attn: maps (B, N, C) to the same.
         mlp: the same.
         drop_path_rate: of both branches.
         layer_scale_init: initial factor of both branches, one for each channel; 0 for none.
+        norm_eps: of both norms.
     """
 
     def __init__(
@@ -69,11 +73,12 @@ class Block(nn.Module):
         mlp: nn.Module,
         drop_path_rate: float = 0.0,
         layer_scale_init: float = 0.0,
+        norm_eps: float = 1e-6,
     ):
         super().__init__()
-        self.norm1 = LayerNorm(embed_dims)
+        self.norm1 = LayerNorm(embed_dims, norm_eps)
         self.attn = attn
-        self.norm2 = LayerNorm(embed_dims)
+        self.norm2 = LayerNorm(embed_dims, norm_eps)
         self.mlp = mlp
         scaled = layer_scale_init > 0
         self.ls1 = LayerScale(embed_dims, layer_scale_init) if scaled else nn.Identity()
@@ -81,8 +86,8 @@ class Block(nn.Module):
         self.drop_path1 = DropPath(drop_path_rate)
         self.drop_path2 = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), *context)))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
@@ -221,7 +226,7 @@ class ViT(TokenBackbone):
         if spec["mlp"] not in ("mlp", "swiglu"):
             raise ValueError(f"mlp must be 'mlp' or 'swiglu', found {spec['mlp']!r}")
         for rate in drop_path_rates(drop_path_rate, [spec["depth"]])[0]:
-            attn = SelfAttention(dims, spec["num_heads"], qkv_bias=qkv_bias)
+            attn = self.make_attention(dims, spec["num_heads"], qkv_bias)
             if spec["mlp"] == "swiglu":  # two thirds as wide, so that it has as many parameters
                 mlp = SwiGLU(dims, -(-(hidden * 2 // 3) // 8) * 8)
             else:
@@ -229,6 +234,10 @@ class ViT(TokenBackbone):
             self.blocks.append(Block(dims, attn, mlp, rate, spec["layer_scale_init"]))
         init_normal(self, nn.Linear)
         self.set_outputs()
+
+    def make_attention(self, embed_dims: int, num_heads: int, qkv_bias: bool) -> SelfAttention:
+        """Of one block; the first is made first."""
+        return SelfAttention(embed_dims, num_heads, qkv_bias=qkv_bias)
 
     @classmethod
     def create(cls, arch: str | Mapping[str, Any], *, num_classes: int | None = None, **kwargs) -> nn.Module:
@@ -247,7 +256,7 @@ class ViT(TokenBackbone):
         """Of DeiT, of timm's ViT, of DINOv2, and of DINOv2 as the library transformers has it."""
         state = {k.removeprefix("model."): v for k, v in cls.find_trunk(state_dict).items()}
         if any(key.startswith("embeddings.") for key in state):
-            state = _join_qkv(state)
+            state = _from_transformers(state)
         block = r"blocks\.(\d+)\."
         renamed = rename_keys(
             state,
@@ -269,7 +278,7 @@ class ViT(TokenBackbone):
         return renamed
 
 
-def _join_qkv(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _from_transformers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights named as in transformers' Dinov2Model, with DINOv2's own names."""
     block, ours = r"encoder\.layer\.(\d+)\.", r"blocks.\1."
     renamed = rename_keys(
@@ -287,9 +296,4 @@ def _join_qkv(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             (block + r"(.*)", ours + r"\2"),
         ],
     )
-    for key in [key for key in renamed if ".attn.query." in key]:
-        parts = [key.replace("query", name) for name in ("query", "key", "value")]
-        if missing := [part for part in parts if part not in renamed]:
-            raise CheckpointError(f"a DINOv2 has {key}, but lacks {', '.join(missing)}")
-        renamed[key.replace("query", "qkv")] = torch.cat([renamed.pop(part) for part in parts])
-    return renamed
+    return join_qkv(renamed, ("query", "key", "value"))

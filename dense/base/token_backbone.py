@@ -32,6 +32,8 @@ class TokenBackbone(BaseBackbone):
         img_size: of the images whose grid the table of positions has, one side or (height, width); by default
             that of the variant. Others are computed from it.
         class_token, distillation_token: have one.
+        class_token_at: the block before which the class token joins the patches, without a position; by
+            default it is embedded with them. Where no such block is built there is no class token.
         num_registers: tokens without a position that belong to nothing.
         registers_first: they stand before the class token.
         positions: have a learned table, with a row for each class and distillation token and each patch.
@@ -46,6 +48,7 @@ class TokenBackbone(BaseBackbone):
         *,
         img_size: int | Sequence[int] | None = None,
         class_token: bool = True,
+        class_token_at: int | None = None,
         distillation_token: bool = False,
         num_registers: int = 0,
         registers_first: bool = False,
@@ -64,6 +67,7 @@ class TokenBackbone(BaseBackbone):
         self.grid = tuple(side // patch for side in self.img_size)
         self.antialias, self.scale_offset = antialias, scale_offset
         self.registers_first = registers_first
+        self.class_token_at = class_token_at
         self.num_registers = num_registers
         self.patch_embed = PatchEmbed(self.in_channels, dims, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims)) if class_token else None
@@ -71,7 +75,8 @@ class TokenBackbone(BaseBackbone):
         self.reg_token = nn.Parameter(torch.zeros(1, num_registers, dims)) if num_registers else None
         self.pos_embed = None
         if positions:
-            rows = class_token + distillation_token + self.grid[0] * self.grid[1]
+            prefix = (class_token and class_token_at is None) + distillation_token
+            rows = prefix + self.grid[0] * self.grid[1]
             self.pos_embed = nn.Parameter(torch.zeros(1, rows, dims))
         for table in self._tables():
             nn.init.trunc_normal_(table, std=0.02)
@@ -85,6 +90,8 @@ class TokenBackbone(BaseBackbone):
         self.strides = (patch,) * len(self.out_indices)
         self.num_features = dims
         del self.blocks[self.out_indices[-1] + 1 :]  # they would get no gradient
+        if self.class_token_at is not None and self.class_token_at >= len(self.blocks):
+            self.cls_token = None
         if not self.output_norm:
             self.norm = nn.Identity()
         self.train()
@@ -108,7 +115,8 @@ class TokenBackbone(BaseBackbone):
         x = self.patch_embed(x)
         grid = tuple(x.shape[2:])
         tokens = x.flatten(2).mT  # (B, h * w, C)
-        own = [t.expand(len(x), -1, -1) for t in (self.cls_token, self.dist_token) if t is not None]
+        first = self.cls_token if self.class_token_at is None else None
+        own = [t.expand(len(x), -1, -1) for t in (first, self.dist_token) if t is not None]
         tokens = torch.cat([*own, tokens], 1)
         if (table := self.positions(grid)) is not None:
             tokens = tokens + table
@@ -129,12 +137,14 @@ class TokenBackbone(BaseBackbone):
         self._check_images(x)
         tokens, grid = self.embed(x)
         for i in range(len(self.blocks)):
+            if i == self.class_token_at and self.cls_token is not None:
+                tokens = torch.cat((self.cls_token.expand(len(x), -1, -1), tokens), 1)
             tokens = self.run_block(i, tokens, grid)
             yield tokens, grid
 
     def to_map(self, tokens: Tensor, grid: Grid) -> Tensor:
         """The patches of (B, P + h * w, C) as a map (B, C, h, w)."""
-        return tokens[:, self.num_prefix_tokens :].mT.unflatten(2, grid)
+        return tokens[:, tokens.shape[1] - grid[0] * grid[1] :].mT.unflatten(2, grid)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(
@@ -156,6 +166,28 @@ class TokenBackbone(BaseBackbone):
             self.forward_features(x)
             return [weights for found in recorded for calls in found.values() for weights in calls]
 
+    @torch.no_grad()
+    def attention_distances(self, x: Tensor, indices: Sequence[int] | None = None) -> Tensor:
+        """How far each head looks: (blocks, heads), in patches, of blocks, all by default.
+
+        The distance of a patch from the patches that it attends to, on average by the weights that it gives
+        them; of that the mean over patches and images. Prefix tokens count for nothing.
+        """
+        self._check_images(x)
+        height, width = (side // self.spec["patch_size"] for side in x.shape[2:])
+        count = height * width
+        places = torch.cartesian_prod(*(torch.arange(float(s), device=x.device) for s in (height, width)))
+        apart, found = torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist"), []
+        for weights in self.attention_weights(x, indices):
+            if weights.shape[-1] < count:
+                raise ValueError(
+                    f"distances want all {count} patches, found {weights.shape[-1]} tokens in a block"
+                )
+            patches = weights[..., -count:, -count:].to(apart.dtype)
+            given = patches.sum(-1).clamp(min=torch.finfo(apart.dtype).tiny)
+            found.append(((patches * apart).sum(-1) / given).mean((0, 2)))
+        return torch.stack(found)
+
     # ----------------------------------------------------------------------------- classifiers and weights
 
     def make_head(self, num_classes: int) -> ClassificationHead:
@@ -174,9 +206,17 @@ class TokenBackbone(BaseBackbone):
         table = state_dict.get("backbone.pos_embed")
         size = spec["img_size"]
         if table is not None:
-            prefix = sum(f"backbone.{name}_token" in state_dict for name in ("cls", "dist"))
-            size = isqrt(table.shape[1] - prefix) * spec["patch_size"]
+            size = isqrt(table.shape[1]) * spec["patch_size"]  # a prefix of two makes no further side
         return {**spec, "depth": depth, "img_size": size}
+
+    @staticmethod
+    def adapt_patches(spec: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        """A variant with the patches that converted weights of a plain patch embedding have."""
+        weight = state_dict.get("backbone.patch_embed.proj.weight")
+        if weight is None or weight.shape[-1] == spec["patch_size"]:
+            return dict(spec)
+        patch = weight.shape[-1]
+        return {**spec, "patch_size": patch, "img_size": max(spec["img_size"] // patch, 1) * patch}
 
     def example_inputs(self, batch: int = 2, size: tuple[int, int] = (224, 224)) -> tuple[Tensor, ...]:
         patch = self.spec["patch_size"]

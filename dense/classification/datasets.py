@@ -1,7 +1,9 @@
 """Labelled images: folders, list files, Fashion-MNIST, CIFAR."""
 
 import gzip
+import io
 import logging
+import math
 import os
 import struct
 import tarfile
@@ -11,12 +13,15 @@ from pathlib import Path
 import numpy as np
 from mmengine.logging import print_log
 
+from pointsuite.engine.files import decode_text, open_regular, read_bytes, read_text
+
 from ..base.datasets import SeededDataset
 from ..base.images import SUFFIXES, find_images
 from ..registry import DATASETS
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist
 CIFAR_PIXELS = 3 * 32 * 32
+CIFAR_BYTES, IDX_BYTES = 1 << 28, 1 << 30  # that a file may hold, unpacked
 # by number of classes: archive, its folder, labels of a record (the last one counts), names of the classes,
 # files of each split
 CIFAR_VERSIONS = {
@@ -64,8 +69,12 @@ class ImageFolder(SeededDataset):
         split: str = "",
         list_file: str | os.PathLike | None = None,
         class_split: str | None = None,
+        fraction: float = 1.0,
         **kwargs,
     ):
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction must be above 0 and at most 1, found {fraction}")
+        self.fraction = fraction
         self.folder = Path(data_root).expanduser() / split
         self.class_folder = None if class_split is None else Path(data_root).expanduser() / class_split
         self.list_file = None if list_file is None else Path(list_file).expanduser()
@@ -79,6 +88,13 @@ class ImageFolder(SeededDataset):
             raise OSError(
                 f"{self.list_file or self.folder}: {missing[0]!r} is not one of the {len(classes)} classes"
             )
+        if self.fraction < 1:
+            by_class = {name: [path for path, own in pairs if own == name] for name in names}
+            pairs = [
+                (path, name)
+                for name, paths in by_class.items()
+                for path in paths[: max(1, int(self.fraction * len(paths)))]
+            ]
         return [{"img_path": path, "gt_label": label[name]} for path, name in pairs]
 
     def _read_folders(self) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
@@ -109,7 +125,7 @@ class ImageFolder(SeededDataset):
 
     def _read_list(self) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
         pairs = []
-        for number, line in enumerate(self.list_file.read_text().splitlines(), 1):
+        for number, line in enumerate(read_text(self.list_file).splitlines(), 1):
             if line.strip():
                 path, *label = line.strip().rsplit(maxsplit=1)
                 if not label:
@@ -119,6 +135,8 @@ class ImageFolder(SeededDataset):
             raise OSError(f"{self.list_file}: found no line, wanted 'path label'")
         if not all(label.isdecimal() for _, label in pairs):
             return pairs, tuple(sorted({label for _, label in pairs}))
+        if long := [label for _, label in pairs if len(label) > 6]:
+            raise OSError(f"{self.list_file}: found the label {long[0][:40]}, wanted less than a million")
         top = max(int(label) for _, label in pairs)
         names = tuple(self._metainfo.get("classes", map(str, range(top + 1))))
         if top >= len(names):
@@ -203,19 +221,21 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     Raises:
         OSError: the file is damaged or holds anything else.
     """
-    data = path.read_bytes()
-    if path.suffix == ".gz":
+    file, length = io.BytesIO(read_bytes(path)), 4 + 4 * ndim
+    with gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file as unpacked:
         try:
-            data = gzip.decompress(data)
+            head = unpacked.read(length)
+            shape = struct.unpack(f">{ndim}i", head[4:]) if len(head) == length else ()
+            size = math.prod(shape)
+            data = unpacked.read(size + 1) if 0 < size <= IDX_BYTES else b""
         except (EOFError, OSError, zlib.error) as error:
             raise OSError(f"{path}: not a gzip file that can be read ({error})") from error
-    head = 4 + 4 * ndim
-    shape = struct.unpack(f">{ndim}i", data[4:head]) if len(data) >= head else ()
-    if data[:4] != bytes((0, 0, 8, ndim)) or min(shape, default=0) < 1:
-        raise OSError(f"{path}: found the head {data[:head].hex(' ')}, wanted IDX of bytes with {ndim} axes")
-    if len(data) - head != np.prod(shape):
-        raise OSError(f"{path}: found {len(data) - head} bytes, wanted {np.prod(shape)} for {shape}")
-    return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
+    if head[:4] != bytes((0, 0, 8, ndim)) or min(shape, default=0) < 1:
+        raise OSError(f"{path}: found the head {head.hex(' ')}, wanted IDX of bytes with {ndim} axes")
+    if len(data) != size:
+        found = "more" if len(data) > size else len(data)
+        raise OSError(f"{path}: found {found} bytes, wanted {size} for {shape}")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 @DATASETS.register_module()
@@ -248,7 +268,10 @@ class CIFAR(SeededDataset):
 
     def load_data_list(self) -> list[dict]:
         _, _, labels, names_file, files = CIFAR_VERSIONS[self.num_classes]
-        names = self._read(names_file).decode().split()
+        try:
+            names = decode_text(self._read(names_file)).split()
+        except ValueError as error:
+            raise OSError(f"{self.root}: {error} in {names_file}") from error
         if len(names) != self.num_classes:
             raise OSError(
                 f"{self.root}: found {len(names)} classes in {names_file}, wanted {self.num_classes}"
@@ -274,18 +297,22 @@ class CIFAR(SeededDataset):
         archive, folder = CIFAR_VERSIONS[self.num_classes][:2]
         for path in (self.root / folder / name, self.root / name):
             if path.is_file():
-                return path.read_bytes()
+                return read_bytes(path)
         path = self.root / archive
         try:
-            with tarfile.open(path) as file:
-                return file.extractfile(f"{folder}/{name}").read()
+            with open_regular(path) as packed, tarfile.open(fileobj=packed) as file:
+                member = file.getmember(f"{folder}/{name}")
+                if member.size > CIFAR_BYTES:
+                    raise OSError(f"it unpacks to {member.size} bytes, more than {CIFAR_BYTES}")
+                return file.extractfile(member).read()
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{self.root}: found neither {archive} nor {folder}/{name}, wanted the binary version of "
                 f"CIFAR-{self.num_classes}"
             ) from error
         except (AttributeError, EOFError, KeyError, OSError, tarfile.TarError, zlib.error) as error:
-            raise OSError(f"{path}: {name} cannot be read from it ({error})") from error
+            said = " ".join(str(error).split())[:200]
+            raise OSError(f"{path}: {name} cannot be read from it ({said})") from error
 
     def get_data_info(self, idx: int) -> dict:
         info = super().get_data_info(idx)

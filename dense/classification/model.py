@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from ..base import ClassificationNetwork, TaskModel
+from ..layers import record_attention
 from ..registry import MODELS
 from .sample import ImageDataSample
 
@@ -25,6 +26,8 @@ class ImageClassifier(TaskModel):
     Args:
         backbone: config, as ``dict(type="dense.DaViT", arch="tiny")``, or module.
         num_classes: number of logits.
+        attention_loss: config or module of a further loss, of a list with the attention weights (B, heads, N,
+            N) of each layer, as ``dict(type="AttentionDiversificationLoss")``.
         label_smoothing: share of each target that is spread evenly over all classes.
         augments: configs or modules (images, targets) -> the same, applied in training in this order to
             normalised images (B, C, H, W) and targets (B, num_classes), each of which sums to one.
@@ -41,6 +44,7 @@ class ImageClassifier(TaskModel):
         num_classes: int = 1000,
         label_smoothing: float = 0.0,
         augments: Sequence[dict | nn.Module] = (),
+        attention_loss: dict | nn.Module | None = None,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ):
@@ -52,6 +56,9 @@ class ImageClassifier(TaskModel):
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.augments = nn.ModuleList(map(self.build, augments))
+        self.attention_loss = None if attention_loss is None else self.build(attention_loss)
+        if attention_loss is not None and getattr(backbone, "with_cp", False):
+            raise ValueError("attention_loss needs the attention that with_cp computes anew: found both")
 
     def _forward(self, inputs: Tensor, data_samples: Sequence[ImageDataSample] | None = None) -> Any:
         return self.head(self.backbone.forward_features(inputs))
@@ -61,7 +68,14 @@ class ImageClassifier(TaskModel):
         targets = one_hot(labels, self.num_classes).float()
         for augment in self.augments:
             inputs, targets = augment(inputs, targets)
-        logits = self._forward(inputs)
+        if self.attention_loss is None:
+            return self._logits_loss(self._forward(inputs), targets)
+        with record_attention(self.backbone) as recorded:
+            losses = self._logits_loss(self._forward(inputs), targets)
+        attention = [weights for calls in recorded.values() for weights in calls]
+        return {**losses, "loss_attention": self.attention_loss(attention)}
+
+    def _logits_loss(self, logits: Any, targets: Tensor) -> dict[str, Tensor]:
         if hasattr(self.head, "loss"):
             smoothed = targets.lerp(torch.full_like(targets, 1 / self.num_classes), self.label_smoothing)
             losses = self.head.loss(logits, smoothed)

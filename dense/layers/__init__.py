@@ -16,6 +16,7 @@ from .patch_embed import PatchEmbed
 from .position_relation import PositionRelation
 from .positions import resize_positions
 from .squeeze_excitation import SqueezeExcitation, channel_gates
+from .token_pooling import TokenAwarePooling
 from .weighted_conv import (
     WeightedConv1d,
     WeightedConv2d,
@@ -41,6 +42,7 @@ __all__ = [
     "PositionRelation",
     "SelfAttention",
     "SqueezeExcitation",
+    "TokenAwarePooling",
     "TokenHead",
     "WeightedConv1d",
     "WeightedConv2d",

@@ -1,10 +1,14 @@
 """Self-attention of tokens, whose weights can be asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pointsuite.engine.checkpoint import CheckpointError
 
 from .linear import Linear
 
@@ -13,7 +17,8 @@ class SelfAttention(nn.Module):
     """Multi-head attention between all tokens: (B, N, C) to the same.
 
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017. A subclass that changes the weights
-    overrides :meth:`weigh` and :meth:`attend`, so that both ways of computing them agree.
+    overrides :meth:`weigh` and :meth:`attend`, so that both ways of computing them agree; what else they need
+    (as the grid of the tokens) is handed on by :meth:`forward`.
 
     Args:
         embed_dims: C.
@@ -24,7 +29,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, embed_dims: int, num_heads: int, *, qkv_bias: bool = True, scale: float | None = None):
         super().__init__()
-        if embed_dims % num_heads:
+        if num_heads < 1 or embed_dims % num_heads:
             raise ValueError(f"num_heads must divide embed_dims {embed_dims}, found {num_heads}")
         self.num_heads = num_heads
         self.scale = (embed_dims // num_heads) ** -0.5 if scale is None else scale
@@ -32,20 +37,20 @@ class SelfAttention(nn.Module):
         self.proj = Linear(embed_dims, embed_dims)
         self.recorded: list[Tensor] | None = None  # see record_attention
 
-    def weigh(self, q: Tensor, k: Tensor) -> Tensor:
+    def weigh(self, q: Tensor, k: Tensor, *context: Any) -> Tensor:
         """Attention weights (B, heads, N, M) of queries (B, heads, N, d) and keys (B, heads, M, d)."""
         return (self.scale * q @ k.transpose(-2, -1)).softmax(-1)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *context: Any) -> Tensor:
         """What the weights make of values (B, heads, M, d), without holding the weights where possible."""
         return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if self.recorded is None:
-            y = self.attend(q, k, v)
+            y = self.attend(q, k, v, *context)
         else:
-            weights = self.weigh(q, k)
+            weights = self.weigh(q, k, *context)
             self.recorded.append(weights)
             y = weights @ v
         return self.proj(y.transpose(1, 2).flatten(2))
@@ -66,3 +71,26 @@ def record_attention(module: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     finally:
         for part in found.values():
             part.recorded = None
+
+
+def join_qkv(state_dict: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Weights with each attention's queries, keys and values as one layer ``qkv``.
+
+    Args:
+        state_dict: of published weights.
+        names: of the three layers, as ("query", "key", "value").
+
+    Raises:
+        CheckpointError: an attention has queries, but lacks keys or values.
+    """
+    joined = dict(state_dict)
+    for key in state_dict:
+        start, _, kind = key.rpartition(".")
+        start, _, name = start.rpartition(".")
+        if name != names[0]:
+            continue
+        parts = [f"{start}.{name}.{kind}" for name in names]
+        if missing := [part for part in parts if part not in joined]:
+            raise CheckpointError(f"the attention of {key} lacks {', '.join(missing)}")
+        joined[f"{start}.qkv.{kind}"] = torch.cat([joined.pop(part) for part in parts])
+    return joined

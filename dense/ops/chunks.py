@@ -1,6 +1,7 @@
 """Some rows at a time: how many suit a device, and functions of all pairs of positions."""
 
 from collections.abc import Callable, Iterator
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -45,14 +46,26 @@ def map_chunks(
         columns: with how many positions a row makes pairs.
         pairs: of a piece, about; None for :data:`PAIRS`.
     """
+    pieces = list(_compute_chunks(function, rows, columns, pairs))
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
+
+
+def sum_chunks(
+    function: Callable[[slice], Tensor], rows: int, columns: int, *, pairs: int | None = None
+) -> Tensor:
+    """As :func:`map_chunks`, for a ``function`` that sums over its rows: the pieces are added."""
+    return reduce(torch.add, _compute_chunks(function, rows, columns, pairs))
+
+
+def _compute_chunks(
+    function: Callable[[slice], Tensor], rows: int, columns: int, pairs: int | None
+) -> Iterator[Tensor]:
     step = max(1, (pairs or PAIRS) // max(1, columns))
     if step >= rows:
-        return function(slice(0, rows))
-    if torch.is_grad_enabled():
-        pieces = [
-            checkpoint(function, piece, use_reentrant=False, preserve_rng_state=False)
-            for piece in slices(rows, step)
-        ]
-    else:
-        pieces = [function(piece) for piece in slices(rows, step)]
-    return torch.cat(pieces, dim)
+        yield function(slice(0, rows))
+        return
+    for piece in slices(rows, step):
+        if torch.is_grad_enabled():
+            yield checkpoint(function, piece, use_reentrant=False, preserve_rng_state=False)
+        else:
+            yield function(piece)

@@ -2,9 +2,9 @@
 
 from pointsuite.engine.registry import import_package
 
-from .corrupt import CORRUPTIONS, SEVERITIES, Corruption
+from .corrupt import CORRUPTIONS
 from .rotate import random_rotation
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "random_rotation"]
+__all__ = ["CORRUPTIONS", "random_rotation"]
 
 import_package(__name__)

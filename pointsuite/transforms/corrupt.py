@@ -10,40 +10,24 @@ from typing import ClassVar
 
 import numpy as np
 
+from pointsuite.engine.corruptions import Corruption
 from pointsuite.registry import TRANSFORMS
 
 from .normals import EstimateNormals
 from .perturb import RandomJitter, RandomScale
 from .select import take
 
-SEVERITIES = (1, 2, 3, 4, 5)
-CORRUPTIONS: dict[str, type["Corruption"]] = {}  # by the names of reports
+CORRUPTIONS: dict[str, type[Corruption]] = {}  # by the names of reports
 
 
-@dataclass(frozen=True)
-class Corruption:
-    """A transform of a sample dict; ``levels`` says what its severities 1 to 5 mean."""
+class CloudCorruption(Corruption):
+    """Of a sample with ``points``, ``normals`` and ``rng``."""
 
-    severity: int = 1
-
-    levels: ClassVar[tuple[float, ...]]
-    unit: ClassVar[str]
-
-    def __init_subclass__(cls, name: str, **kwargs):
-        super().__init_subclass__(**kwargs)
-        CORRUPTIONS[name] = cls
-        TRANSFORMS.register_module(module=cls)
-
-    def __post_init__(self):
-        if self.severity not in SEVERITIES:
-            raise ValueError(f"{type(self).__name__}: severity is {self.severity!r}, wanted 1 to 5")
-
-    @property
-    def level(self) -> float:
-        return self.levels[self.severity - 1]
+    table: ClassVar = CORRUPTIONS
+    registry: ClassVar = TRANSFORMS
 
 
-class CorruptJitter(Corruption, name="jitter"):
+class CorruptJitter(CloudCorruption, name="jitter"):
     """Normal noise on every coordinate; the normals stay those of the clean points."""
 
     levels = (0.01, 0.02, 0.03, 0.04, 0.05)
@@ -53,7 +37,7 @@ class CorruptJitter(Corruption, name="jitter"):
         return RandomJitter(self.level, clip=1.0)(sample)
 
 
-class CorruptDropout(Corruption, name="dropout, global"):
+class CorruptDropout(CloudCorruption, name="dropout, global"):
     """Points missing at random."""
 
     levels = (0.25, 0.375, 0.5, 0.625, 0.75)
@@ -65,7 +49,7 @@ class CorruptDropout(Corruption, name="dropout, global"):
         return take(sample, np.sort(order[round(self.level * count) :]))
 
 
-class CorruptLocalDropout(Corruption, name="dropout, local"):
+class CorruptLocalDropout(CloudCorruption, name="dropout, local"):
     """Holes: one to seven clusters of neighbouring points are missing, of random sizes."""
 
     levels = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -82,7 +66,7 @@ class CorruptLocalDropout(Corruption, name="dropout, local"):
         return take(sample, kept)
 
 
-class CorruptOutliers(Corruption, name="outliers"):
+class CorruptOutliers(CloudCorruption, name="outliers"):
     """Points replaced by others, uniform in the unit ball, with normals uniform on the sphere."""
 
     levels = (0.01, 0.02, 0.03, 0.04, 0.05)
@@ -97,7 +81,7 @@ class CorruptOutliers(Corruption, name="outliers"):
         return {**sample, "points": points, "normals": normals}
 
 
-class CorruptScale(Corruption, name="scale"):
+class CorruptScale(CloudCorruption, name="scale"):
     """Each axis scaled by a factor of its own, uniform in [1 / level, level]; the normals follow."""
 
     levels = (1.6, 1.7, 1.8, 1.9, 2.0)
@@ -107,7 +91,7 @@ class CorruptScale(Corruption, name="scale"):
         return RandomScale(1 / self.level, self.level, anisotropic=True)(sample)
 
 
-class CorruptOcclusion(Corruption, name="occlusion"):
+class CorruptOcclusion(CloudCorruption, name="occlusion"):
     """One side missing: all points on the far side of a plane, at right angles to a random direction."""
 
     levels = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -119,7 +103,7 @@ class CorruptOcclusion(Corruption, name="occlusion"):
         return take(sample, np.sort(np.argsort(depth, kind="stable")[round(self.level * len(points)) :]))
 
 
-class CorruptNormals(Corruption, name="normals, noise"):
+class CorruptNormals(CloudCorruption, name="normals, noise"):
     """Normals tilted in random directions, by the absolute value of a normally distributed angle."""
 
     levels = (5.0, 10.0, 15.0, 20.0, 30.0)
@@ -134,7 +118,7 @@ class CorruptNormals(Corruption, name="normals, noise"):
         return {**sample, "normals": tilted.astype(np.float32)}
 
 
-class CorruptNormalSigns(Corruption, name="normals, flipped"):
+class CorruptNormalSigns(CloudCorruption, name="normals, flipped"):
     """Normals that point to the other side, of points chosen at random."""
 
     levels = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -147,7 +131,7 @@ class CorruptNormalSigns(Corruption, name="normals, flipped"):
         return {**sample, "normals": normals}
 
 
-class CorruptEstimatedNormals(Corruption, name="normals, estimated"):
+class CorruptEstimatedNormals(CloudCorruption, name="normals, estimated"):
     """Normals estimated from the points (32 neighbours, outward) after noise; the points stay clean."""
 
     levels = (0.0, 0.005, 0.01, 0.015, 0.02)

@@ -244,6 +244,19 @@ def _write_segmentation(cfg: Config, dataset: ConfigDict, root: Path) -> None:
         (root / dataset.ann_file).write_text("0\n1\n")
 
 
+def _write_photographs(cfg: Config, dataset: ConfigDict, root: Path) -> None:
+    """Folders of classes, the images of one size where no test resizes them."""
+    if any("Crop" in step.type for step in cfg.test_dataloader.dataset.pipeline):
+        _once(lambda root: write_classes("imagenet", root))(cfg, dataset, root)
+        return
+    for split in {cfg[f"{part}_dataloader"].dataset.split for part in ("train", "val", "test")}:
+        for i in range(cfg.model.num_classes):
+            (root / split / f"class{i}").mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+            for k in range(2):
+                Image.fromarray(pixels).save(root / split / f"class{i}/{k}.jpg")
+
+
 def _write_pictures(cfg: Config, dataset: ConfigDict, root: Path) -> None:
     for name in dataset.folders:
         write_blobs(root / name, 1)
@@ -300,7 +313,7 @@ WRITERS = {
     "CocoDataset": _write_boxes,
     "FashionMNIST": _once(lambda root: write_classes("fashion-mnist", root)),
     "ImageFiles": _write_pictures,
-    "ImageFolder": _once(lambda root: write_classes("imagenet", root)),
+    "ImageFolder": _write_photographs,
     "PFPascal": _once(_write_pascal),
     "PFWillow": lambda cfg, dataset, root: _once(write_willow)(
         cfg, dataset, root / dataset.get("folder", "")

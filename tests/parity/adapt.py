@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dense.backbones import Backbone, ClassificationNetwork
+from dense.base import BaseBackbone, ClassificationNetwork
 from pointsuite.engine.checkpoint import strip_prefix
 
 Output = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -147,10 +147,10 @@ class Case:
 
 
 def backbone_case(
-    cls: type[Backbone],
+    cls: type[BaseBackbone],
     pack: Pack,
     arch: Mapping[str, Any],
-    taps: Callable[[Backbone], dict],
+    taps: Callable[[BaseBackbone], dict],
     options: Mapping[str, Any] | None = None,
     **case: Any,
 ) -> Case:
@@ -169,8 +169,7 @@ def backbone_case(
     )
     if classes:
         pack.words.agree(num_classes=classes)
-        last = len(arch["depths"]) - 1
-        backbone = cls(arch, out_indices=(last,), output_norm=False, **options)
+        backbone = cls(arch, **{**cls.classifier_options(arch), **options})
         model = ClassificationNetwork(backbone, classes)
     else:
         pack.words.skip("num_classes")

@@ -195,6 +195,45 @@ def test_attention_weights_have_a_gradient():
     assert grad.abs().max() > 0
 
 
+def test_attention_distances():
+    """Pair by pair, without the class token; patches of 4 x 3."""
+    net, x = noisy(Tokens(num_registers=1)), images()
+    found = net.attention_distances(x)
+    assert found.shape == (3, 2)
+    places = [(i, j) for i in range(4) for j in range(3)]
+    for block, weights in enumerate(net.attention_weights(x)):
+        patches = weights[:, :, 2:, 2:]
+        patches = patches / patches.sum(-1, keepdim=True)
+        for head in range(2):
+            total = sum(
+                patches[:, head, a, b].sum() * ((i - k) ** 2 + (j - m) ** 2) ** 0.5
+                for a, (i, j) in enumerate(places)
+                for b, (k, m) in enumerate(places)
+            )
+            torch.testing.assert_close(found[block, head], (total / 24).float())
+    torch.testing.assert_close(net.attention_distances(x, [-1]), found[-1:])
+
+
+class Late(Tokens):
+    def __init__(self, **kwargs):
+        super().__init__(class_token_at=2, **kwargs)
+
+
+def test_class_token_may_join_late():
+    net = noisy(Late())
+    x = images()
+    tokens, _ = net.embed(x)
+    assert tokens.shape == (2, 12, DIMS) and net.pos_embed.shape == (1, 12, DIMS)
+    for block in net.blocks[:2]:
+        tokens = block(tokens)
+    tokens = net.blocks[2](torch.cat((net.cls_token.expand(2, -1, -1), tokens), 1))
+    torch.testing.assert_close(net.forward_features(x), net.norm(tokens))
+    assert [y.shape for y in net(x)] == [(2, DIMS, 4, 3)] * 3
+    torch.testing.assert_close(net(x)[-1], net.norm(tokens)[:, 1:].mT.unflatten(2, (4, 3)))
+    early = Late(out_indices=(0, 1))
+    assert early.cls_token is None and early.num_prefix_tokens == 0
+
+
 # ----------------------------------------------------------------------------------------------- training
 
 

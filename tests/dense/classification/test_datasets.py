@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dense.classification import datasets
 from dense.classification.datasets import CIFAR, FashionMNIST, ImageFolder
 from dense.registry import DATASETS
 
@@ -25,6 +26,16 @@ def labels(dataset):
 
 
 # ------------------------------------------------------------------------------------------ ImageFolder
+
+
+def test_a_fraction_is_of_each_class(tmp_path):
+    write_images(tmp_path, count=5)
+    dataset = ImageFolder(tmp_path, fraction=0.5)
+    assert labels(dataset) == [0, 0, 1, 1, 2, 2]
+    assert [dataset.get_data_info(i)["img_path"][-5:] for i in (0, 1)] == ["0.png", "1.png"]
+    assert labels(ImageFolder(tmp_path, fraction=0.01)) == [0, 1, 2]
+    with pytest.raises(ValueError, match="fraction must be above 0 and at most 1, found 0"):
+        ImageFolder(tmp_path, fraction=0)
 
 
 def test_folders(folder):
@@ -268,3 +279,10 @@ def test_classes_of_another_split(tmp_path):
     (tmp_path / "val/wolf").mkdir()
     with pytest.raises(OSError, match="val/wolf: not one of the 3 classes of .*train"):
         DATASETS.build({**config, "class_split": "train"})
+
+
+def test_an_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "CIFAR_BYTES", 3000)
+    write_archive(make_cifar(10)[0], tmp_path, 10)
+    with pytest.raises(OSError, match=r"cifar-10-binary\.tar\.gz: .*it unpacks to \d+ bytes, more than 3000"):
+        CIFAR(tmp_path, 10, "test")

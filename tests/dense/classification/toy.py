@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmengine.model import BaseModule
 from PIL import Image
 from torch import nn
@@ -84,6 +85,9 @@ class ToyNet(BaseModule):
     @classmethod
     def classifier_options(cls, arch):
         return {"output_norm": False}
+
+    def example_inputs(self, batch=2, size=(16, 16)):
+        return (torch.randn(batch, 3, *size),)
 
     def make_head(self, num_classes):
         return PooledLinear(8, num_classes)

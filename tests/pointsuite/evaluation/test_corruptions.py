@@ -5,7 +5,8 @@ from torch import nn
 
 from pointsuite.datasets import Clouds, FileInfo, PointCloudDataset, write_clouds
 from pointsuite.datasets.layout import encode_normals, encode_points
-from pointsuite.evaluation import evaluate_corruptions, format_corruptions, mean_accuracy
+from pointsuite.engine.corruptions import format_corruptions, mean_accuracy
+from pointsuite.evaluation import evaluate_corruptions
 from pointsuite.visualization import draw_corruptions
 
 COUNT = 80
@@ -61,7 +62,7 @@ def test_results(tmp_path):
 def test_what_the_network_is_given(tmp_path):
     network = Side(wanted=60)
     evaluate_corruptions(network, make_dataset(tmp_path), ["dropout, global", "outliers"], [2, 5])
-    clean, *probes, half, quarter, outliers, many = network.given
+    *probes, clean, half, quarter, outliers, many = network.given
     assert clean.shape == (12, COUNT, 6)
     # 37.5 % and 75 % missing of 80 are 50 and 20 left: both are filled up to what the network needs
     assert half.shape[1] == quarter.shape[1] == 60
@@ -75,7 +76,7 @@ def test_seed_and_subset(tmp_path):
     dataset, runs = make_dataset(tmp_path), []
     for seed in (0, 0, 1):
         network = Side()
-        results = evaluate_corruptions(network, dataset, ["jitter"], [3], max_shapes=4, seed=seed)
+        results = evaluate_corruptions(network, dataset, ["jitter"], [3], max_samples=4, seed=seed)
         runs.append(network.given[-1])
         assert results["jitter"].labels.tolist() == dataset.clouds.label[[0, 4, 7, 11]].tolist()
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from pointsuite.engine.corruptions import SEVERITIES
 from pointsuite.registry import TRANSFORMS
 from pointsuite.transforms import CORRUPTIONS, RepeatPoints
-from pointsuite.transforms.corrupt import SEVERITIES
 
 DROPPING = ("dropout, global", "dropout, local", "occlusion")
 COUNT = 400

@@ -13,12 +13,12 @@ main = load_tool("analysis/corruptions").main
 
 def test_report(tmp_path, capsys):
     checkpoint = random_checkpoint(tmp_path / "tiny.pth")
-    chosen = ["--corruptions", "jitter", "dropout, global", "--max-shapes", "10"]
+    chosen = ["--corruptions", "jitter", "dropout, global", "--max-samples", "10"]
     main([CONFIG, str(checkpoint), "--work-dir", str(tmp_path), "--quick", *chosen, *OPTIONS])
     said = capsys.readouterr().out
     assert "severity 1  severity 5        mean" in said
     report = json.loads((tmp_path / "corruptions.json").read_text())
-    assert report["num_shapes"] == 10 and len(report["checkpoint_sha256"]) == 64
+    assert report["num_samples"] == 10 and len(report["checkpoint_sha256"]) == 64
     assert list(report["corruptions"]) == ["jitter", "dropout, global"]
     jitter = report["corruptions"]["jitter"]
     assert jitter["severities"] == [1, 5] and jitter["levels"] == [0.01, 0.05] and "radii" in jitter["unit"]
@@ -32,7 +32,7 @@ def test_bad_requests(tmp_path):
     checkpoint = str(random_checkpoint(tmp_path / "tiny.pth"))
     for extra, message in (
         (["--corruptions", "rain"], "'rain': wanted some of jitter, dropout, global"),
-        (["--max-shapes", "0"], "--max-shapes is 0, wanted at least 1"),
+        (["--max-samples", "0"], "--max-samples is 0, wanted at least 1"),
     ):
         with pytest.raises(UsageError, match=message):
             main([CONFIG, checkpoint, "--work-dir", str(tmp_path), *extra, *OPTIONS])

@@ -1,0 +1,105 @@
+"""Pictures of what is inside vision Transformers: numbers of their heads, trees of their tokens."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from PIL import Image, ImageDraw
+
+from pointsuite.engine.checkpoint import atomic_write
+
+FAR, ROOT = (253, 231, 37), (230, 50, 50)  # of the tree's leaves, and of its root
+NEAR = (68, 1, 84)  # of the root's children
+
+
+def draw_heads(values: ArrayLike, label: str, out: str | os.PathLike, first: int = 0) -> Path:
+    """A dot for each head above its block, and a line through their means.
+
+    Args:
+        values: (blocks, heads).
+        label: what they are.
+        out: picture to write (.png, .pdf, .svg).
+        first: number of the first block.
+
+    Raises:
+        ValueError: not (blocks, heads), or none.
+    """
+    values = np.asarray(values, float)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"values must be (blocks, heads), at least one, found {values.shape}")
+    blocks = np.arange(first, first + len(values))
+    figure = Figure((6, 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(blocks.repeat(values.shape[1]), values.ravel(), "o", alpha=0.5, markersize=5, label="head")
+    axes.plot(blocks, values.mean(1), color="black", label="mean")
+    axes.set(xlabel="block", ylabel=label, xticks=blocks)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=Path(out).suffix.removeprefix(".") or "png")
+    with atomic_write(out) as file:
+        file.write(buffer.getvalue())
+    return Path(out)
+
+
+def tree_depths(parents: ArrayLike) -> np.ndarray:
+    """How many edges lead from each node to the root: (N,).
+
+    Args:
+        parents: (N,) ints, -1 for the root.
+
+    Raises:
+        ValueError: it is no tree.
+    """
+    parents = np.asarray(parents)
+    depths, node = np.zeros(len(parents), int), np.arange(len(parents))
+    for _ in range(len(parents)):
+        above = parents[node] >= 0
+        depths += above
+        node = np.where(above, parents[node], node)
+    if (parents < 0).sum() != 1 or (parents[node] >= 0).any():
+        raise ValueError(
+            f"a tree has one root, to which all lead; found {int((parents < 0).sum())} and a cycle or more"
+        )
+    return depths
+
+
+def draw_tree(image: np.ndarray, parents: ArrayLike, grid: tuple[int, int], least: int = 448) -> np.ndarray:
+    """A tree of an image's patches over the image: lines to parents, yellow far from the root, red at it.
+
+    Args:
+        image: uint8 (H, W, 3).
+        parents: (h * w,) ints, of the patches row by row, -1 for the root.
+        grid: h and w.
+        least: pixels that the shorter side of the picture has at least.
+
+    Returns:
+        uint8 (H', W', 3).
+
+    Raises:
+        ValueError: it is no tree of the grid.
+    """
+    parents, (rows, columns) = np.asarray(parents), grid
+    if parents.shape != (rows * columns,):
+        raise ValueError(f"a grid of {rows} x {columns} has {rows * columns} parents, found {parents.shape}")
+    depths = tree_depths(parents)
+    scale = max(1, -(-least // min(image.shape[:2])))
+    width, height = scale * image.shape[1], scale * image.shape[0]
+    canvas = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(canvas)
+    y, x = np.divmod(np.arange(len(parents)), columns)
+    centres = np.stack(((x + 0.5) * width / columns, (y + 0.5) * height / rows), 1)
+    thick = max(1, round(min(width / columns, height / rows) / 12))
+    share = depths / max(depths.max(), 1)
+    colours = (np.outer(1 - share, NEAR) + np.outer(share, FAR)).round().astype(int)
+    for node in np.argsort(-depths, kind="stable"):  # the root last, on top
+        colour = tuple(colours[node].tolist()) if parents[node] >= 0 else ROOT
+        if parents[node] >= 0:
+            draw.line([tuple(centres[i]) for i in (node, parents[node])], fill=colour, width=thick)
+        radius = (3 if parents[node] < 0 else 1.5) * thick
+        (across, down) = centres[node]
+        draw.ellipse((across - radius, down - radius, across + radius, down + radius), fill=colour)
+    return np.asarray(canvas)
