@@ -7,7 +7,7 @@ _base_ = [
 
 default_scope = "dense"
 scale = (96, 96)
-max_epochs = 4
+max_epochs = 2
 
 model = dict(
     type="ImageClassifier",

@@ -24,6 +24,7 @@ from ..layers import (
     LayerNorm,
     LayerNorm2d,
     Linear,
+    LocalPatchInteraction,
     SelfAttention,
     TokenAwarePooling,
     add_scaled,
@@ -147,16 +148,13 @@ class ConvValues(nn.Module):
         super().__init__()
         self.fc1 = Linear(embed_dims, hidden_dims)
         self.gamma = make_scale(hidden_dims, 1.0)
-        self.conv1 = nn.Conv2d(hidden_dims, hidden_dims, 3, padding=1, groups=hidden_dims)
-        # the norm between the activation and this convolution cannot be folded: borders are padded with 0
-        self.norm = nn.BatchNorm2d(hidden_dims)
-        self.conv2 = nn.Conv2d(hidden_dims, hidden_dims, 3, padding=1, groups=hidden_dims)
+        self.local = LocalPatchInteraction(hidden_dims)
         self.fc2 = Linear(hidden_dims, embed_dims)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         z = self.fc1(x)
         maps = z.unflatten(1, grid).permute(0, 3, 1, 2)
-        maps = self.conv2(self.norm(F.gelu(self.conv1(maps))))
+        maps = self.local(maps)
         return self.fc2(add_scaled(z, maps.flatten(2).mT, self.gamma))
 
 
@@ -422,8 +420,8 @@ class FAN(TokenBackbone):
                 (r"patch_embed\.proj\.6\.1\.(.*)", trunk + r"convs.3.norm.\1"),
                 (r"pos_embed\.(.*)", r"backbone.\1"),
                 (block + r"dilation_predictor\.(.*)", ours + r"pool.\2"),
-                (block + r"mlp\.mlp_v\.dwconv\.bn\.(.*)", ours + r"mlp.mlp_v.norm.\2"),
-                (block + r"mlp\.mlp_v\.dwconv\.(.*)", ours + r"mlp.mlp_v.\2"),
+                (block + r"mlp\.mlp_v\.dwconv\.bn\.(.*)", ours + r"mlp.mlp_v.local.norm.\2"),
+                (block + r"mlp\.mlp_v\.dwconv\.(.*)", ours + r"mlp.mlp_v.local.\2"),
                 (block + r"(.*)", ours + r"\2"),
                 (r"cls_token", "head.cls_token"),
                 (r"cls_attn_blocks\.(.*)", r"head.blocks.\1"),

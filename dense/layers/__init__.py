@@ -11,6 +11,7 @@ from .init import init_he, init_normal
 from .layer_norm import LayerNorm, LayerNorm2d
 from .layer_scale import LayerScale, add_scaled, make_scale
 from .linear import Linear
+from .local_patch_interaction import LocalPatchInteraction
 from .mlp import MLP
 from .patch_embed import PatchEmbed
 from .position_relation import PositionRelation
@@ -37,6 +38,7 @@ __all__ = [
     "LayerNorm2d",
     "LayerScale",
     "Linear",
+    "LocalPatchInteraction",
     "PatchEmbed",
     "PooledLinear",
     "PositionRelation",
