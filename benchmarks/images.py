@@ -5,11 +5,12 @@ Examples:
     python benchmarks/images.py --model davit_tiny --batch 1 --growth
     python benchmarks/images.py --model configs/hat/hat_srx4_df2k.py --size 64 --batch 1
     python benchmarks/images.py --model convit_tiny timm:convit_tiny --threads 2     # pip install timm
+    python benchmarks/images.py --model vit_small "sparsifiner_deit_small(keep_rate=0.25)" --threads 2
 
-Evaluation of random images by `dense.create_model(NAME)`; by timm's model; or by the model of a config of
-dense, up to its network's outputs: then a batch is of what its task takes, as pairs of images or clips. All
-models of a call take turns in one process with a 2048x2048 float32 matrix product, the unit in which a batch
-is timed, too. "floor" is that time in units of the model's multiply-adds at the rate of the faster of
+Evaluation of random images by `dense.create_model(NAME)`, or NAME(option=value, ...); by timm's model; or by
+the model of a config of dense, up to its network's outputs: then a batch is of what its task takes, as pairs of
+images or clips. All models of a call take turns in one process with a 2048x2048 float32 matrix product, the
+unit in which a batch is timed, too. "floor" is that time in units of the model's multiply-adds at the rate of the faster of
 PyTorch's two such products on CPUs, its own and oneDNN's. "peak" is the most memory that the tensors of a
 batch hold at once, besides the weights; MACs are those of one image. `--growth` times each model at several
 sizes instead and fits t = c * pixels^a: a = 1 is linear, 2 quadratic. Writes benchmark_<name>_<device>.json
@@ -17,6 +18,7 @@ and .txt to `--out`.
 """
 
 import argparse
+import ast
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -62,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in args.model:
         if name not in ZOO and not name.endswith(".py") and not name.startswith(TIMM):
             try:
-                dense.create_model(name)
-            except ValueError as error:  # it says what there is
+                create(name)
+            except (SyntaxError, ValueError) as error:  # it says what there is
                 parser.error(str(error))
     if len(args.size) > 2 or min(*args.size, args.batch, *(args.growth or [1])) < 1:
         parser.error("--size wants H or H W; sizes and --batch must be at least 1")
@@ -121,9 +123,19 @@ def build(name: str, args: argparse.Namespace) -> nn.Module:
     elif name.startswith(TIMM):
         model = import_timm().create_model(name.removeprefix(TIMM))
     else:
-        model = dense.create_model(name)
+        model = create(name)
     model = model.to(args.device).eval()
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
+
+
+def create(name: str) -> nn.Module:
+    """Of "NAME" or "NAME(option=value, ...)", the values as in Python."""
+    call = ast.parse(name, mode="eval").body if "(" in name else None
+    if call is None:
+        return dense.create_model(name)
+    if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+        raise ValueError(f"--model {name!r}: wanted NAME or NAME(option=value, ...)")
+    return dense.create_model(call.func.id, **{k.arg: ast.literal_eval(k.value) for k in call.keywords})
 
 
 def import_timm():

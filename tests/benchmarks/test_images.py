@@ -23,6 +23,15 @@ def test_zoo(tmp_path, capsys):
         assert row["model"] in text and "2 x 32 x 48" in text
 
 
+def test_options(tmp_path, capsys):
+    names = ["shvit_s1", "shvit_s1(num_classes=3)"]
+    tool.main(["--model", *names, "--size", "32", "--batch", "1", "--seconds", "0", "--out", str(tmp_path)])
+    plain, small = read_report(tmp_path, "images", capsys)[0]["rows"]
+    assert small["model"] == names[1] and small["parameters"] < plain["parameters"]
+    for row in (plain, small):
+        assert row["floors"] > 0.5  # no faster than a matrix product has them
+
+
 def test_configs_of_tasks(tmp_path, capsys):
     configs = ["configs/edsr/edsr-s_srx2_t91.py", "configs/vad_hybrid/vad-hybrid-small_ped2.py"]
     paths = [str(REPOSITORY / config) for config in configs]
