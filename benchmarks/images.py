@@ -8,13 +8,13 @@ Examples:
     python benchmarks/images.py --model vit_small "sparsifiner_deit_small(keep_rate=0.25)" --threads 2
 
 Evaluation of random images by `dense.create_model(NAME)`, or NAME(option=value, ...); by timm's model; or by
-the model of a config of dense, up to its network's outputs: then a batch is of what its task takes, as pairs of
-images or clips. All models of a call take turns in one process with a 2048x2048 float32 matrix product, the
-unit in which a batch is timed, too. "floor" is that time in units of the model's multiply-adds at the rate of the faster of
-PyTorch's two such products on CPUs, its own and oneDNN's. "peak" is the most memory that the tensors of a
-batch hold at once, besides the weights; MACs are those of one image. `--growth` times each model at several
-sizes instead and fits t = c * pixels^a: a = 1 is linear, 2 quadratic. Writes benchmark_<name>_<device>.json
-and .txt to `--out`.
+the model of a config of dense, up to its network's outputs: then a batch is of what its task takes, as pairs
+of images or clips. All models of a call take turns in one process with a 2048x2048 float32 matrix product,
+the unit in which a batch is timed, too. "floor" is that time in units of the model's multiply-adds at the
+rate of the faster of PyTorch's two such products on CPUs, its own and oneDNN's. "peak" is the most memory
+that the tensors of a batch hold at once, besides the weights; MACs are those of one image. `--growth` times
+each model at several sizes instead and fits t = c * pixels^a: a = 1 is linear, 2 quadratic. Writes
+benchmark_<name>_<device>.json and .txt to `--out`.
 """
 
 import argparse
