@@ -12,7 +12,8 @@ a run; other options make other runs, whose table is their own.
 
 --kind says what is special: rotation trains classifiers of clouds under z and under SO(3) and tests them by
 the protocols of rotation (--kind-args: epochs, points and rotations, by default 8, 256 and 3); segmentation
-adds the class that training has most of. --curve prints how a metric of the validations grows and draws it
+adds the class that training has most of; corruption tests classifiers of images on clean and corrupted ones
+(--kind-args: images, all by default). --curve prints how a metric of the validations grows and draws it
 beside --out: a thin line for each seed, a thick one for their mean.
 """
 
@@ -31,6 +32,7 @@ KINDS = {  # name -> module and class; only the one that is asked for is importe
     "test": ("pointsuite.engine.comparison", "Comparison"),
     "rotation": ("pointsuite.evaluation", "RotationComparison"),
     "segmentation": ("dense.segmentation.comparison", "SegmentationComparison"),
+    "corruption": ("dense.classification.comparison", "CorruptionComparison"),
 }
 
 
