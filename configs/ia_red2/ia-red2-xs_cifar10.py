@@ -1,5 +1,5 @@
-# Interpreters for the network of configs/vit/deit-xs_cifar10.py, which must have been trained before: one epoch of
-# each interpreter, then two of the blocks after it.
+# Interpreters for the network of configs/vit/deit-xs_cifar10.py, which must have been trained before: one
+# epoch of each interpreter, then two of the blocks after it.
 _base_ = [
     "../_base_/datasets/cifar10_photos.py",
     "../_base_/schedules/adamw_12e.py",

@@ -1,5 +1,5 @@
-# The network of configs/vit/deit-xs_cifar10.py, which must have been trained before, with a quarter of its keys: one
-# epoch in which masks learn to reconstruct attention, three of distillation.
+# The network of configs/vit/deit-xs_cifar10.py, which must have been trained before, with a quarter of its
+# keys: one epoch in which masks learn to reconstruct attention, three of distillation.
 _base_ = [
     "../_base_/datasets/cifar10_photos.py",
     "../_base_/schedules/adamw_12e.py",

@@ -1,4 +1,5 @@
-# A small RVT with token-aware average pooling (TAP) on photographs of 32 pixels, enlarged to 96: 6 x 6 tokens.
+# A small RVT with token-aware average pooling (TAP) on photographs of 32 pixels, enlarged to 96: 6 x 6
+# tokens.
 _base_ = [
     "../_base_/datasets/cifar10_photos.py",
     "../_base_/schedules/adamw_12e.py",

@@ -18,16 +18,15 @@ from pointsuite.engine.network import results
 from ..base import Backbone, register_backbone
 from ..layers import (
     MLP,
-    ClassificationHead,
     ConditionalPosition,
     ConvNorm,
     DropPath,
     LayerNorm,
     LayerNorm2d,
     Linear,
+    PooledLinear,
     drop_path_rates,
     init_normal,
-    make_classifier,
     on_channels_last,
 )
 from ..ops import merge_windows, pad_map, partition_windows, window_mask
@@ -342,18 +341,6 @@ class Stem(nn.ModuleList):
         return self[-1](x)
 
 
-class NormedMeanHead(ClassificationHead):
-    """Batch norm, mean over positions, Linear: (B, C, H, W) to (B, num_classes)."""
-
-    def __init__(self, in_channels: int, num_classes: int):
-        super().__init__(in_channels, None)
-        self.norm = nn.BatchNorm2d(in_channels)
-        self.fc = make_classifier(in_channels, num_classes)
-
-    def pre_logits(self, features: Tensor) -> Tensor:
-        return self.norm(features).mean((2, 3))
-
-
 def _arch(width: int, depths: tuple[int, ...], design: str = "biformer") -> dict[str, Any]:
     return {"embed_dims": tuple(width * 2**i for i in range(4)), "depths": depths, "design": design}
 
@@ -493,8 +480,9 @@ class BiFormer(Backbone):
             for channels, out_channels in zip(dims, dims[1:], strict=False):
                 yield nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, out_channels, 2, stride=2))
 
-    def make_head(self, num_classes: int) -> NormedMeanHead:
-        return NormedMeanHead(self.num_features, num_classes)
+    def make_head(self, num_classes: int) -> PooledLinear:
+        norm = nn.BatchNorm2d(self.num_features)
+        return PooledLinear(self.num_features, num_classes, norm, norm_first=True)
 
     @classmethod
     def names_fit(cls, arch: str, state_dict: Mapping[str, Tensor]) -> bool:

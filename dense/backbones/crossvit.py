@@ -22,6 +22,7 @@ from ..base.backbone import BaseBackbone
 from ..base.token_backbone import Grid
 from ..layers import (
     MLP,
+    ClassAttention,
     ClassificationHead,
     DropPath,
     LayerNorm,
@@ -62,28 +63,6 @@ class ConvPatchEmbed(PatchEmbed):
             nn.ReLU(),
             nn.Conv2d(embed_dims // 2, embed_dims, *third),
         )
-
-
-class ClassAttention(SelfAttention):
-    """Multi-head attention of the first token to all: (B, N, C) to (B, 1, C).
-
-    For one query, keys and values need not be computed: the query of each head goes through the weights of
-    its keys (their biases add the same to all logits of a head), and the weighted mean of tokens through
-    those of its values. That takes about N * C * heads products, not N * C * C.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv.weight.unflatten(0, (3, self.num_heads, -1))  # (heads, d, C) each
-        biases = (None, None, None) if self.qkv.bias is None else self.qkv.bias.chunk(3)
-        q = F.linear(x[:, 0], query.flatten(0, 1), biases[0]).unflatten(1, (self.num_heads, -1))
-        q = torch.einsum("bhd,hdc->bhc", self.scale * q, key)
-        weights = (q @ x.mT).softmax(-1)  # (B, heads, N)
-        if self.recorded is not None:
-            self.recorded.append(weights[:, :, None])
-        y = torch.einsum("bhc,hdc->bhd", weights @ x, value).flatten(1)
-        if biases[2] is not None:
-            y = y + biases[2]
-        return self.proj(y[:, None])
 
 
 class CrossAttention(nn.Module):

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pointsuite.engine.checkpoint import rename_keys
 from pointsuite.engine.network import results
@@ -20,57 +19,19 @@ from ..base import Backbone, register_backbone
 from ..layers import (
     MLP,
     ConditionalPosition,
+    ConvLayerNorm,
     DropPath,
     LayerNorm2d,
     Linear,
+    PatchMerging,
     PooledLinear,
+    WindowAttention,
     drop_path_rates,
     init_normal,
 )
-from ..ops import merge_windows, partition_windows, window_mask
 
 EPS = 1e-5  # of all norms
 OPTIONAL = {"qkv_bias": ".attn.qkv.bias", "ffn": ".mlp."}  # options, and keys that show them
-
-
-class WindowAttention(nn.Module):
-    """Attention between the pixels of each window: (B, H, W, C) to the same.
-
-    Args:
-        embed_dims: C.
-        num_heads: divides C.
-        window_size: side of the windows in pixels; zeros complete the last ones.
-        qkv_bias: bias of queries, keys and values.
-        mask_padding: keep the zeros out. Else they are keys and values, equal to the biases of these.
-    """
-
-    def __init__(
-        self,
-        embed_dims: int,
-        num_heads: int,
-        window_size: int,
-        qkv_bias: bool = True,
-        mask_padding: bool = True,
-    ):
-        super().__init__()
-        self.num_heads = num_heads
-        self.window_size = window_size
-        self.mask_padding = mask_padding
-        self.qkv = Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
-        self.proj = Linear(embed_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, height, width, _ = x.shape
-        size = self.window_size
-        windows = partition_windows(x, size)  # (B * n, w * w, C)
-        qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B * n, heads, w * w, d)
-        mask = None
-        if self.mask_padding and (height % size or width % size):
-            mask = window_mask(height, width, size, x.device).repeat(batch, 1)[:, None, None]
-        y = F.scaled_dot_product_attention(q, k, v, mask)
-        y = self.proj(y.transpose(1, 2).flatten(2))
-        return merge_windows(y, height, width)
 
 
 class ChannelAttention(nn.Module):
@@ -137,44 +98,6 @@ class Block(nn.Module):
         x = self.cpe[0](x)
         x = self.cpe[1](x + self.drop_path1(self.attn(self.norm1(x))))
         return x + self.drop_path2(self.mlp(self.norm2(x))) if self.ffn else x
-
-
-class PatchEmbed(nn.Module):
-    """Convolution 7x7 of stride 4, norm: (B, in_channels, H, W) to (B, C, H / 4, W / 4), rounded up."""
-
-    def __init__(self, in_channels: int, embed_dims: int):
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, embed_dims, 7, stride=4, padding=3)
-        self.norm = LayerNorm2d(embed_dims, EPS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(complete(x, 4)))
-
-
-class PatchMerging(nn.Module):
-    """Norm, convolution of stride 2: (B, in_channels, H, W) to (B, out_channels, H / 2, W / 2), rounded up.
-
-    Args:
-        in_channels, out_channels: of the maps.
-        overlapped: patches of 3x3 pixels instead of 2x2.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, overlapped: bool):
-        super().__init__()
-        self.norm = LayerNorm2d(in_channels, EPS)
-        kernel_size, padding = (3, 1) if overlapped else (2, 0)
-        self.proj = nn.Conv2d(in_channels, out_channels, kernel_size, stride=2, padding=padding)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.proj(complete(self.norm(x), 2))
-
-
-def complete(x: Tensor, stride: int) -> Tensor:
-    """Zeros on the right and at the bottom of (B, C, H, W), up to multiples of the stride."""
-    height, width = x.shape[2:]
-    if height % stride or width % stride:
-        x = F.pad(x, (0, -width % stride, 0, -height % stride))
-    return x
 
 
 def _published(
@@ -273,8 +196,10 @@ class DaViT(Backbone):
             overlapped_patch = spec["overlapped_patch"]
         if mask_padding is None:
             mask_padding = not reference_quirks
-        self.downsamples.append(PatchEmbed(self.in_channels, dims[0]))
-        self.downsamples.extend(PatchMerging(*pair, overlapped_patch) for pair in pairwise(dims))
+        self.downsamples.append(ConvLayerNorm(self.in_channels, dims[0], 7, 4, 3, norm_eps=EPS))
+        self.downsamples.extend(
+            PatchMerging(*pair, overlapped=overlapped_patch, norm_eps=EPS) for pair in pairwise(dims)
+        )
         of_stages = drop_path_rates(drop_path_rate, [2 * depth for depth in depths])
         for channels, heads, rates in zip(dims, spec["num_heads"], of_stages, strict=True):
             windows = partial(WindowAttention, channels, heads, spec["window_size"], qkv_bias, mask_padding)

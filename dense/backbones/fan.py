@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pointsuite.engine.checkpoint import CheckpointError, rename_keys
+from pointsuite.engine.checkpoint import rename_keys
 
 from ..base import TokenBackbone, register_backbone
 from ..layers import (
     MLP,
+    ClassAttention,
     ClassificationHead,
     ConvNorm,
     DropPath,
@@ -31,6 +31,7 @@ from ..layers import (
     init_normal,
     make_scale,
 )
+from ..layers.attention import join_qkv
 
 Grid = tuple[int, int]
 FREQUENCIES = 32
@@ -221,26 +222,6 @@ class FANBlock(nn.Module):
         return add_scaled(x, self.drop_path(self.mlp(self.norm2(x), grid)), self.gamma2)
 
 
-class ClassAttention(nn.Module):
-    """What the first token attends to among all: (B, N, C) to (B, 1, C).
-
-    Source: Touvron et al., "Going Deeper with Image Transformers", ICCV 2021, arXiv 2103.17239.
-    """
-
-    def __init__(self, embed_dims: int, num_heads: int):
-        super().__init__()
-        self.num_heads = num_heads
-        self.q = Linear(embed_dims, embed_dims)
-        self.k = Linear(embed_dims, embed_dims)
-        self.v = Linear(embed_dims, embed_dims)
-        self.proj = Linear(embed_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = (self.q(x[:, :1]), self.k(x), self.v(x))
-        q, k, v = (y.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for y in parts)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
 class ClassAttentionBlock(nn.Module):
     """Class attention, then an MLP of the class token: (B, N, C) to the same.
 
@@ -429,12 +410,8 @@ class FAN(TokenBackbone):
                 (r"head\.(.*)", r"head.fc.\1"),
             ],
         )
-        for key in [key for key in renamed if ".attn.kv." in key and ".blocks." in key]:
-            query = key.replace(".kv.", ".q.")
-            if query not in renamed:
-                raise CheckpointError(f"a FAN has {key}, but lacks {query}")
-            parts = renamed.pop(query), renamed.pop(key)
-            renamed[key.replace(".kv.", ".qkv.")] = torch.cat(parts)
+        renamed = join_qkv(renamed, ("q", "kv"), r"backbone\..*\.attn")
+        renamed = join_qkv(renamed, ("q", "k", "v"), r"head\..*")
         return {k: v.flatten(1) if _is_linear(k, v) else v for k, v in renamed.items()}
 
 

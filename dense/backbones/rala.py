@@ -32,6 +32,7 @@ from ..layers import (
     make_scale,
     on_channels_last,
 )
+from ..ops import linear_attention
 
 
 def rotary_table(height: int, width: int, dims: int, like: Tensor) -> Tensor:
@@ -105,11 +106,6 @@ class SoftmaxAttention(GatedAttention):
         return F.scaled_dot_product_attention(rotate(q, table), rotate(k, table), v)
 
 
-def elu_plus_one(x: Tensor) -> Tensor:
-    """ELU + 1, without its cancellation far below zero, and faster."""
-    return F.relu(x) + x.clamp(max=0).exp_()
-
-
 class RankAugmentedAttention(GatedAttention):
     r"""Gated linear attention, whose keys are weighed first: time and memory linear in the positions.
 
@@ -123,15 +119,8 @@ class RankAugmentedAttention(GatedAttention):
     """
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
-        dtype = v.dtype
-        with torch.autocast(v.device.type, enabled=False):
-            q, k, v = (x.to(table.real.dtype) for x in (q, k, v))
-            q, k = elu_plus_one(q), elu_plus_one(k)
-            scores = k @ q.mean(-2, keepdim=True).transpose(-2, -1)  # (B, heads, N, 1)
-            k = k * (scores * k.shape[-1] ** -0.5).softmax(-2)
-            total = q @ k.sum(-2, keepdim=True).transpose(-2, -1)  # (B, heads, N, 1)
-            y = rotate(q, table) @ (rotate(k, table).transpose(-2, -1) @ v)
-            return (y / (total + 1e-6)).to(dtype)
+        turn = partial(rotate, table=table)
+        return linear_attention(q, k, v, feature="elu", augment_rank=True, rotate=turn, eps=1e-6)
 
 
 ATTENTIONS = {"linear": RankAugmentedAttention, "softmax": SoftmaxAttention}

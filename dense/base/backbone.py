@@ -224,12 +224,16 @@ class Backbone(BaseBackbone):
         found = [int(stage) for stage, block in blocks if block.isdigit()]
         return {**spec, "depths": tuple(found.count(i) for i in range(len(spec["depths"])))}
 
-    def iterate_stages(self, x: Tensor) -> Iterator[Tensor]:
-        """The map after each stage that is built, (B, C_i, H_i, W_i), un-normed."""
+    def iterate_stages(self, x: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> Iterator[Tensor]:
+        """The map after each stage that is built, (B, C_i, H_i, W_i), un-normed; ``change`` is made to the
+        stem's map.
+        """
         self._check_images(x)
         x = x.contiguous(memory_format=torch.channels_last)
-        for downsample, blocks in zip(self.downsamples, self.stages, strict=True):
+        for i, (downsample, blocks) in enumerate(zip(self.downsamples, self.stages, strict=True)):
             x = downsample(x)
+            if i == 0 and change is not None:
+                x = change(x)
             if self.channels_last:
                 x = x.permute(0, 2, 3, 1)
             for block in blocks:

@@ -1,5 +1,6 @@
 """Self-attention of tokens, whose weights can be asked for."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -46,14 +47,42 @@ class SelfAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(self.mix(self.qkv(x), *context))
+
+    def mix(self, qkv: Tensor, *context: Any) -> Tensor:
+        """Queries, keys and values (B, N, 3 C), in this order, to (B, N, C)."""
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if self.recorded is None:
             y = self.attend(q, k, v, *context)
         else:
             weights = self.weigh(q, k, *context)
             self.recorded.append(weights)
             y = weights @ v
-        return self.proj(y.transpose(1, 2).flatten(2))
+        return y.transpose(1, 2).flatten(2)
+
+
+class ClassAttention(SelfAttention):
+    """Multi-head attention of the first token to all: (B, N, C) to (B, 1, C).
+
+    For one query, keys and values need not be computed: the query of each head goes through the weights of
+    its keys (their biases add the same to all logits of a head), and the weighted mean of tokens through
+    those of its values. That takes about N * C * heads products, not N * C * C.
+
+    Source: Touvron et al., "Going Deeper with Image Transformers", ICCV 2021, arXiv 2103.17239.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv.weight.unflatten(0, (3, self.num_heads, -1))  # (heads, d, C) each
+        biases = (None, None, None) if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        q = F.linear(x[:, 0], query.flatten(0, 1), biases[0]).unflatten(1, (self.num_heads, -1))
+        q = torch.einsum("bhd,hdc->bhc", self.scale * q, key)
+        weights = (q @ x.mT).softmax(-1)  # (B, heads, N)
+        if self.recorded is not None:
+            self.recorded.append(weights[:, :, None])
+        y = torch.einsum("bhc,hdc->bhd", weights @ x, value).flatten(1)
+        if biases[2] is not None:
+            y = y + biases[2]
+        return self.proj(y[:, None])
 
 
 @contextmanager
@@ -73,21 +102,24 @@ def record_attention(module: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
             part.recorded = None
 
 
-def join_qkv(state_dict: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+def join_qkv(
+    state_dict: Mapping[str, Tensor], names: Sequence[str], attention: str = ".*"
+) -> dict[str, Tensor]:
     """Weights with each attention's queries, keys and values as one layer ``qkv``.
 
     Args:
         state_dict: of published weights.
-        names: of the three layers, as ("query", "key", "value").
+        names: of the layers, as ("query", "key", "value") or ("q", "kv").
+        attention: pattern of the names of the attentions that have them.
 
     Raises:
-        CheckpointError: an attention has queries, but lacks keys or values.
+        CheckpointError: an attention has some of the layers, but lacks others.
     """
     joined = dict(state_dict)
     for key in state_dict:
         start, _, kind = key.rpartition(".")
         start, _, name = start.rpartition(".")
-        if name != names[0]:
+        if name not in names or key not in joined or not re.fullmatch(attention, start):
             continue
         parts = [f"{start}.{name}.{kind}" for name in names]
         if missing := [part for part in parts if part not in joined]:

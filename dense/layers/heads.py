@@ -91,6 +91,7 @@ class PooledLinear(ClassificationHead):
         num_classes: number of logits.
         norm: module on (B, C), after the mean; none by default.
         init: see :class:`ClassificationHead`.
+        norm_first: the norm is one of (B, C, H, W), before the mean.
     """
 
     def __init__(
@@ -99,12 +100,17 @@ class PooledLinear(ClassificationHead):
         num_classes: int,
         norm: nn.Module | None = None,
         init: Init | None = init_classifier,
+        *,
+        norm_first: bool = False,
     ):
         super().__init__(in_channels, None, init)
+        self.norm_first = norm_first
         self.norm = nn.Identity() if norm is None else norm
         self.fc = make_classifier(in_channels, num_classes, init)
 
     def pre_logits(self, features: Tensor) -> Tensor:
+        if self.norm_first:
+            return self.norm(features).mean((2, 3))
         return self.norm(features.mean((2, 3)))
 
 

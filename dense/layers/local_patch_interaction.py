@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 class LocalPatchInteraction(nn.Module):
-    """Depthwise 3x3 convolution, GELU, batch norm, depthwise 3x3 convolution: (B, C, H, W) to the same.
+    """Depthwise convolution, GELU, batch norm, depthwise convolution: (B, C, H, W) to the same.
 
     The norm cannot be folded into the second convolution: borders are padded with 0 after it.
 
@@ -13,13 +13,15 @@ class LocalPatchInteraction(nn.Module):
 
     Args:
         channels: C.
+        kernel_size: of both convolutions, odd.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, kernel_size: int = 3):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        how = {"padding": kernel_size // 2, "groups": channels}
+        self.conv1 = nn.Conv2d(channels, channels, kernel_size, **how)
         self.norm = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size, **how)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.norm(F.gelu(self.conv1(x))))

@@ -14,8 +14,9 @@ def resize_positions(
     *,
     antialias: bool = True,
     scale_offset: float = 0.0,
+    mode: str = "bicubic",
 ) -> Tensor:
-    """A table of positions for another grid, by bicubic interpolation (in float32 at least).
+    """A table of positions for another grid, by interpolation (in float32 at least).
 
     Args:
         table: (1, P + h * w, C): rows of P prefix tokens, which stay, then those of the grid, row by row.
@@ -24,6 +25,7 @@ def resize_positions(
         antialias: low-pass before shrinking, as timm does; DINOv2 does not.
         scale_offset: added to the new sides in the factor by which positions are scaled (DINOv2: 0.1, once
             against a rounding error); 0 scales by the sides themselves.
+        mode: "bicubic" or "bilinear".
 
     Returns:
         (1, P + height * width, C).
@@ -38,7 +40,7 @@ def resize_positions(
         return table
     rows = table[:, prefix:].unflatten(1, tuple(old)).permute(0, 3, 1, 2)
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    how = {"mode": "bicubic", "align_corners": False, "antialias": antialias}
+    how = {"mode": mode, "align_corners": False, "antialias": antialias}
     if scale_offset:
         factors = [(n + scale_offset) / o for n, o in zip(new, old, strict=True)]
         rows = F.interpolate(rows, scale_factor=factors, **how)

@@ -1,28 +1,40 @@
 """Functions on tensors: no parameters, no MMEngine."""
 
 from .attention import padded_attention
+from .dynamic_conv import dynamic_depthwise_conv
 from .frame_attention import frame_logits
+from .halo_attention import halo_attention
 from .linear import linear
+from .linear_attention import linear_attention
 from .local_attention import local_logits, local_mask, local_sum
 from .lstm_cell import lstm_cell
 from .ms_deform_attn import ms_deform_attn
+from .neighborhood_attention import neighborhood_attention
+from .outlook_attention import outlook_attention
 from .position_relation import position_relation
 from .reversed_attention import reversed_attention
 from .roi_align import roi_align
 from .spanning_tree import maximum_spanning_tree
 from .window_attention import window_attention
-from .windows import merge_windows, pad_map, partition_windows, window_mask
+from .windows import complete, map_windows, merge_windows, pad_map, partition_windows, window_mask
 
 __all__ = [
+    "complete",
+    "dynamic_depthwise_conv",
     "frame_logits",
+    "halo_attention",
     "linear",
+    "linear_attention",
     "local_logits",
     "local_mask",
     "local_sum",
     "lstm_cell",
+    "map_windows",
     "maximum_spanning_tree",
     "merge_windows",
     "ms_deform_attn",
+    "neighborhood_attention",
+    "outlook_attention",
     "pad_map",
     "padded_attention",
     "partition_windows",

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from pointsuite.engine.backends import is_watched
 
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-ACTIVATIONS = {None: lambda x: x, "relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS = {None: lambda x: x, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+ONEDNN_NAMES = {None: "none", "silu": "swish"}
 
 
 def linear(
@@ -27,7 +28,7 @@ def linear(
         x: (..., in).
         weight: (out, in).
         bias: (out), or none.
-        activation: "relu", "gelu" (the exact one), or none.
+        activation: "relu", "gelu" (the exact one), "silu", or none.
         times: (..., out), or none.
 
     Returns:
@@ -43,7 +44,9 @@ def linear(
     if _use_onednn(x, weight):
         if times is not None:
             return torch.ops.mkldnn._linear_pointwise.binary(x, times, weight, bias, "mul")
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation or "none", [], "none")
+        return torch.ops.mkldnn._linear_pointwise(
+            x, weight, bias, ONEDNN_NAMES.get(activation, activation), [], "none"
+        )
     y = F.linear(x, weight, bias)
     return ACTIVATIONS[activation](y) if times is None else y * times
 

@@ -32,9 +32,12 @@ class Network:
         licence: of that code.
         archs: the published variants by name, the smallest first, each a dict of the same keys.
         num_parameters: of the model that :func:`create_model` builds of a variant, by its name.
+        twins: variants whose weights have the names and shapes of another's, which they are taken for unless
+            their file's name says otherwise: {variant: the other}.
         published: the authors' results: by a variant's name {what was measured: number}.
         example_sizes: two sizes of inputs, small, and not square where the network takes such.
-        exempt: checks of the contract test that the network cannot pass: {check: reason}.
+        exempt: checks of the contract test that the network cannot pass: {check: reason}; "check:classifier"
+            or "check:maps" where it is that of a backbone alone.
     """
 
     system: ClassVar[str]
@@ -45,6 +48,7 @@ class Network:
     licence: ClassVar[str] = ""
     archs: ClassVar[dict[str, dict[str, Any]]]
     num_parameters: ClassVar[dict[str, int]] = {}
+    twins: ClassVar[dict[str, str]] = {}
     published: ClassVar[dict[str, dict[str, float]]] = {}
     example_sizes: ClassVar[tuple[Any, Any]] = ((64, 64), (96, 64))
     exempt: ClassVar[dict[str, str]] = {}

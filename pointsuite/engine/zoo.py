@@ -1,6 +1,7 @@
 """Networks by name, as users of timm know them: ``create_model("name", pretrained=...)``."""
 
 import difflib
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -183,6 +184,8 @@ class ModelZoo:
         # weights of a published variant also fit one's own variant of that size
         published = [found for _, found in fitting if "arch" not in found.options]
         candidates = published or [found for _, found in fitting]
+        if len(candidates) > 1:
+            candidates = self._choose_twin(candidates, name)
         if len(candidates) == 1:
             return candidates[0]
         if candidates:
@@ -198,6 +201,30 @@ class ModelZoo:
             f"{name}: its keys ({', '.join(list(state_dict)[:3])}, ...) are of no system known here; "
             f"there are {', '.join(self._systems)}"
         )
+
+    def _choose_twin(self, candidates: list[Official], name: str) -> list[Official]:
+        """Of variants that weights fit alike: of each with its twins, that which the file's name says.
+
+        That is the one whose words are all in it, of several that of the most words. Where it says none, the
+        twins go, with a warning.
+        """
+        said = set(re.split(r"[^a-z0-9]+", Path(name).stem.lower()))
+        kept = {found.name: found for found in candidates}
+        for found in candidates:
+            cls, arch = self.find_system(found.name)
+            other = cls.model_name(cls.twins[arch]) if arch in cls.twins else None
+            if other not in kept:
+                continue
+            named = {len(w): model for model in (other, found.name) if (w := _words(model, cls)) <= said}
+            chosen = named[max(named)] if named else other
+            del kept[found.name if chosen == other else other]
+            if not named:
+                warnings.warn(
+                    f"{name}: fits {other} and {found.name} alike, taken as {other}; for the other say "
+                    f"convert_checkpoint.py {found.name} FILE",
+                    stacklevel=3,
+                )
+        return list(kept.values())
 
     def knows(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether published weights are, by their keys, of a system in this zoo."""
@@ -277,6 +304,12 @@ def _misfits(
         for state in (model.state_dict(), state_dict)
     )
     return len({key for key, _ in wanted ^ given})
+
+
+def _words(name: str, cls: type[Network]) -> set[str]:
+    """Those of a model's name without its system's, but for that of a variant that has no other."""
+    words = name.split("_")
+    return set(words[1:] if words[0] == cls.system and len(words) > 1 else words)
 
 
 def _is_counter(key: str) -> bool:

@@ -15,62 +15,22 @@ from torch.nn import functional as F
 
 from pointsuite.engine.checkpoint import count_parts, rename_keys
 
-from ...layers import MLP, DropPath, Linear, channel_gates, drop_path_rates, init_normal, run_block
+from ...layers import (
+    MLP,
+    DropPath,
+    Linear,
+    PositionBias,
+    ShiftedWindowAttention,
+    channel_gates,
+    drop_path_rates,
+    init_normal,
+    run_block,
+    square_table,
+)
 from ...ops import window_attention
 from ...registry import MODELS, ZOO
 from .base import RestorationNetwork
 from .edsr import FACTORS, RGB_MEAN, make_upsampler
-
-
-class PositionBias(nn.Module):
-    """A number for each head and each way a key can lie to a query.
-
-    Called, it gives (heads, M, M, K, K): of queries (y, x) of a window and of keys in the window around it.
-
-    Args:
-        num_heads: of the attention.
-        window_size: M, pixels of a side of the window of queries.
-        key_size: K, of that of keys, at least M; M by default.
-    """
-
-    def __init__(self, num_heads: int, window_size: int, key_size: int | None = None):
-        super().__init__()
-        self.key_size = window_size if key_size is None else key_size
-        side = window_size + self.key_size - 1
-        # at [y + M - 1, x + M - 1] for a key y, x pixels after the query (each from the corner of its window)
-        self.table = nn.Parameter(torch.empty(num_heads, side, side))
-        nn.init.trunc_normal_(self.table, std=0.02)
-
-    def forward(self) -> Tensor:
-        # the row of query 0 is the last of the windows that slide over the table
-        return self.table.unfold(1, self.key_size, 1).unfold(2, self.key_size, 1).flip(1, 2)
-
-
-class WindowAttention(nn.Module):
-    """Self-attention in windows: (B, H, W, C) to the same.
-
-    Args:
-        embed_dims: C.
-        num_heads: divides C.
-        window_size: side of the windows in pixels; divides H and W.
-        shift: pixels by which windows are moved to the bottom right, less than a window.
-        qkv_bias: bias of queries, keys and values.
-    """
-
-    def __init__(
-        self, embed_dims: int, num_heads: int, window_size: int, shift: int = 0, qkv_bias: bool = True
-    ):
-        super().__init__()
-        self.num_heads = num_heads
-        self.offset = shift - window_size if shift else 0
-        self.qkv = Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
-        self.bias = PositionBias(num_heads, window_size)
-        self.proj = Linear(embed_dims, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[-1]
-        q, kv = self.qkv(x).split((channels, 2 * channels), -1)
-        return self.proj(window_attention(q, kv, self.bias(), self.num_heads, offset=self.offset))
 
 
 class ConvolutionBlock(nn.Module):
@@ -135,7 +95,7 @@ class HybridBlock(nn.Module):
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dims)
-        self.attn = WindowAttention(embed_dims, num_heads, window_size, shift, qkv_bias)
+        self.attn = ShiftedWindowAttention(embed_dims, num_heads, window_size, shift, qkv_bias)
         self.conv = ConvolutionBlock(embed_dims, compress_ratio, squeeze_factor, conv_scale)
         self.drop_path1 = DropPath(drop_path_rate)
         self.norm2 = nn.LayerNorm(embed_dims)
@@ -441,13 +401,13 @@ class HAT(RestorationNetwork):
         for key, table in state.items():
             if key.endswith(".attn.bias.table"):  # ((2M - 1)^2, heads), by query minus key
                 window = (isqrt(len(table)) + 1) // 2
-                state[key] = _square(table.flip(0))
+                state[key] = square_table(table.flip(0))
         for key, table in state.items():
             if key.endswith(".overlap.bias.table"):
                 # ((M + K - 1)^2, heads), by key minus query, whose range the published index begins at
                 # M - K + 1 in place of 1 - M: it is negative, and wraps around the end of the table
                 side = isqrt(len(table))
-                state[key] = _square(table.roll((side - window - 1) * (side + 1), 0))
+                state[key] = square_table(table.roll((side - window - 1) * (side + 1), 0))
         return state
 
     @classmethod
@@ -487,8 +447,3 @@ class HAT(RestorationNetwork):
         arch, own = cls.name_arch(spec)
         scale = next((scale for scale, known in FACTORS.items() if known == factors), 0)
         yield arch, {**own, "scale": scale, **options}, dict(state_dict)
-
-
-def _square(table: Tensor) -> Tensor:
-    """(side * side, heads) as (heads, side, side)."""
-    return table.T.unflatten(1, (isqrt(len(table)), -1)).contiguous()

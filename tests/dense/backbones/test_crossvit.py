@@ -1,4 +1,4 @@
-"""CrossViT: its attention against the plain one, what fusion changes, sizes of images, rates, and weights."""
+"""CrossViT: what fusion changes, sizes of images, rates, and weights."""
 
 import re
 
@@ -9,12 +9,10 @@ from torch.nn import functional as F
 
 import dense
 from dense.backbones import CrossViT
-from dense.backbones.crossvit import ClassAttention, ConvPatchEmbed, Fusion, stage_rates
-from dense.layers import SelfAttention, record_attention
+from dense.backbones.crossvit import ConvPatchEmbed, Fusion, stage_rates
+from dense.layers import SelfAttention
 from dense.registry import ZOO
 from pointsuite.engine.checkpoint import CheckpointError
-
-from ..memory import LargestTensor
 
 SMALL = {
     "embed_dims": (8, 12),
@@ -43,39 +41,7 @@ def images(height=16, width=16):
     return torch.randn(2, 3, height, width, dtype=torch.float64)
 
 
-# ----------------------------------------------------------------------------------------------- attention
-
-
-@pytest.mark.parametrize("qkv_bias", [True, False])
-def test_class_attention_is_the_first_row_of_self_attention(qkv_bias):
-    attn = noisy(ClassAttention(12, 3, qkv_bias=qkv_bias))
-    x = torch.randn(2, 7, 12, dtype=torch.float64, requires_grad=True)
-    inputs = (x, *attn.parameters())
-    found, wanted = attn(x), SelfAttention.forward(attn, x)[:, :1]
-    torch.testing.assert_close(found, wanted)
-    gradients = (torch.autograd.grad(y.sin().sum(), inputs) for y in (found, wanted))
-    torch.testing.assert_close(*gradients)
-    with record_attention(attn) as recorded:
-        attn(x), SelfAttention.forward(attn, x)
-    torch.testing.assert_close(recorded[""][0], recorded[""][1][:, :, :1])
-
-
-def test_equal_logits_take_the_mean_of_values():
-    attn = noisy(ClassAttention(12, 3))
-    with torch.no_grad():
-        attn.qkv.weight[:24] = 0
-    x = torch.randn(2, 7, 12, dtype=torch.float64)
-    values = F.linear(x, attn.qkv.weight[24:], attn.qkv.bias[24:])
-    torch.testing.assert_close(attn(x), attn.proj(values.mean(1, keepdim=True)))
-
-
-@torch.no_grad()
-def test_class_attention_holds_no_keys_or_values():
-    attn = ClassAttention(8, 2).eval()
-    x = torch.randn(2, 500, 8)
-    with LargestTensor() as largest:
-        attn(x)
-    assert largest.numel <= x.numel()
+# ---------------------------------------------------------------------------------------------------- fusion
 
 
 def test_fusion_by_hand():

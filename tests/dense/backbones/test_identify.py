@@ -155,18 +155,20 @@ def test_every_variant_has_a_count_and_is_told_from_the_others(system):
     cls = backbones()[system]
     assert cls.num_parameters.keys() == cls.archs.keys()
     assert set(dense.list_models(f"{system}_*")) == {f"{system}_{arch}" for arch in cls.archs}
-    states = {}
+    states, options = {}, {}
     for arch, wanted in cls.num_parameters.items():
         with torch.device("meta"):
             network = dense.create_model(f"{system}_{arch}")
         assert sum(p.numel() for p in network.parameters()) == wanted, arch
         states[arch] = network.state_dict()
+        classes = getattr(network, "num_classes", None)
+        options[arch] = {"num_classes": classes} if classes else {"features_only": True}
     for arch, state in states.items():
         found = {
-            guess: options
-            for guess, options, _ in cls.guess_options(state)
-            if "arch" not in options and shapes(states[guess]) == shapes(state)
+            guess: taken
+            for guess, taken, _ in cls.guess_options(state)
+            if "arch" not in taken and shapes(states[guess]) == shapes(state)
         }
-        assert arch in found and found.pop(arch) in ({"num_classes": 1000}, {"features_only": True})
+        assert arch in found and found.pop(arch) == options[arch]
         alike = {arch.removeprefix("lite_").removesuffix("_nchw") for arch in (arch, *found)}
         assert len(alike) == 1  # names_fit decides between those

@@ -175,3 +175,39 @@ def test_bad_backend():
         local_logits(*maps(2), backend="triton")
     with pytest.raises(ValueError, match="CPU tensors, found meta"):
         local_sum(torch.zeros(4, 4, 9, device="meta"), torch.zeros(4, 4, 2, device="meta"), backend="numba")
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize(("window", "dilation"), [((3, 5), 1), ((5, 1), 2), (3, 3), (1, 2)])
+def test_windows_of_other_shapes(window, dilation, backend):
+    """Against unfolding; gradients against those of the unfolded products."""
+    rows, columns = (window, window) if isinstance(window, int) else window
+    q, k, v = (torch.randn(2, 6, 7, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    how = {"dilation": dilation, "backend": backend}
+
+    def unfolded(x):
+        padding = [side // 2 * dilation for side in (rows, columns)]
+        x = torch.nn.functional.unfold(x.permute(0, 3, 1, 2), (rows, columns), dilation, padding)
+        return x.unflatten(1, (4, -1)).unflatten(3, (6, 7)).permute(0, 3, 4, 2, 1)  # (B, H, W, K * L, d)
+
+    logits = local_logits(q, k, window, **how)
+    wanted = (q.unsqueeze(-2) * unfolded(k)).sum(-1)
+    torch.testing.assert_close(logits, wanted)
+    y = local_sum(logits.sin(), v, window, **how)
+    wanted = (wanted.sin().unsqueeze(-1) * unfolded(v)).sum(-2)
+    torch.testing.assert_close(y, wanted)
+    found = torch.autograd.grad(y.cos().sum(), (q, k, v))
+    torch.testing.assert_close(found, torch.autograd.grad(wanted.cos().sum(), (q, k, v)))
+    ones = torch.ones(1, 6, 7, 1, dtype=torch.float64)
+    inside = local_logits(ones, ones, window, **how)[0] > 0
+    assert torch.equal(local_mask(6, 7, window, dilation=dilation), inside)
+
+
+def test_bad_windows():
+    x = torch.zeros(1, 4, 4, 2)
+    with pytest.raises(ValueError, match=r"window_size must be odd and positive, found \(3, 2\)"):
+        local_logits(x, x, (3, 2))
+    with pytest.raises(ValueError, match="dilation must be at least 1, found 0"):
+        local_logits(x, x, 3, dilation=0)
+    with pytest.raises(ValueError, match=r"weights must have shape \(1, 4, 4, 15\)"):
+        local_sum(torch.zeros(1, 4, 4, 9), x, (3, 5))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dense.ops import merge_windows, pad_map, partition_windows, window_mask
+from dense.ops import complete, map_windows, merge_windows, pad_map, partition_windows, window_mask
 
 SIZES = [(6, 9), (7, 8), (2, 5), (1, 1), (3, 3)]
 WINDOWS = [3, (3, 3), (2, 5), (5, 1)]
@@ -90,3 +90,50 @@ def test_bad_input():
         merge_windows(torch.zeros(1, 15, 1), 4, 4)
     with pytest.raises(ValueError, match=r"\(B \* 2, 6, C\) for maps of 4 x 3, found \(2, 4, 1\)"):
         merge_windows(torch.zeros(2, 4, 1), 4, 3, (2, 3))
+
+
+def means(windows):
+    """The mean of each window, everywhere in it."""
+    return windows.mean((1, 2), keepdim=True).expand(windows.shape)
+
+
+@pytest.mark.parametrize("offset", [0, -1, (-2, 0)])
+@pytest.mark.parametrize("size", [3, (4, 2), 20])
+def test_map_windows_cuts_at_borders(size, offset):
+    x = torch.randn(2, 8, 5, 3).double()
+    h, w = (size, size) if isinstance(size, int) else size
+    top, left = (offset, offset) if isinstance(offset, int) else offset
+    if left <= -w:
+        pytest.skip("an offset of a window")
+    wanted = torch.empty_like(x)
+    for row in range(top, 8, h):
+        for column in range(left, 5, w):
+            part = slice(None), slice(max(row, 0), row + h), slice(max(column, 0), column + w)
+            wanted[part] = means(x[part])
+    torch.testing.assert_close(map_windows(means, x, size, offset), wanted)
+
+
+def test_map_windows_changes_channels_and_has_gradients():
+    x = torch.randn(1, 3, 4, 2, dtype=torch.float64, requires_grad=True)
+    double = lambda w: torch.cat((means(w), w.sin()), -1)  # noqa: E731
+    assert map_windows(double, x, 2).shape == (1, 3, 4, 4)
+    assert torch.autograd.gradcheck(lambda x: map_windows(double, x, 2, -1), x)
+
+
+def test_map_windows_of_a_window_is_the_function_of_the_map():
+    x = torch.randn(1, 3, 4, 2)
+    assert map_windows(lambda windows: windows, x, 4) is x
+
+
+def test_map_windows_refuses():
+    with pytest.raises(ValueError, match=r"offset must be within -2..0 for windows of 3, found -3"):
+        map_windows(means, torch.zeros(1, 4, 4, 1), 3, -3)
+    with pytest.raises(ValueError, match=r"\(B, H, W, C\), found \(4, 4, 1\)"):
+        map_windows(means, torch.zeros(4, 4, 1), 3)
+
+
+def test_complete_rounds_up():
+    x = torch.randn(1, 2, 3, 4)
+    y = complete(x, 4)
+    assert y.shape == (1, 2, 4, 4) and torch.equal(y[:, :, :3], x) and not y[:, :, 3].any()
+    assert complete(y, 2) is y

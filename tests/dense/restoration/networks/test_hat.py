@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 import dense
+from dense.layers import PositionBias
+from dense.layers import ShiftedWindowAttention as WindowAttention
 from dense.registry import ZOO
 from dense.restoration.networks.hat import (
     HAT,
     ConvolutionBlock,
     HybridBlock,
     OverlappingBlock,
-    PositionBias,
-    WindowAttention,
 )
 from dense.restoration.tiling import restore
 from pointsuite.engine.checkpoint import CheckpointError, find_state_dict, load_checkpoint, save_checkpoint

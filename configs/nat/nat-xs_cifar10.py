@@ -1,0 +1,30 @@
+# A small NAT on photographs of 32 pixels, enlarged to 64: maps of 16 x 16 and 8 x 8, windows of 5.
+_base_ = [
+    "../_base_/datasets/cifar10_photos.py",
+    "../_base_/schedules/adamw_12e.py",
+    "../_base_/runtimes/default.py",
+]
+
+default_scope = "dense"
+scale = (64, 64)
+max_epochs = 4
+
+model = dict(
+    type="ImageClassifier",
+    backbone=dict(
+        type="NAT",
+        arch=dict(
+            layout="nat",
+            embed_dims=(32, 64),
+            depths=(2, 2),
+            num_heads=(1, 2),
+            window_size=5,
+            dilations=((1, 3), (1,)),
+            mlp_ratio=2.0,
+            layer_scale=0.0,
+        ),
+        drop_path_rate=0.0,
+    ),
+    num_classes=10,
+    label_smoothing=0.1,
+)
