@@ -326,7 +326,8 @@ class PartSegmenter(CloudPredictor):
             return None
         if category in self.classes:
             category = self.classes.index(category)
-        if not isinstance(category, int | np.integer) or not 0 <= category < count:
+        whole = isinstance(category, int | np.integer) and not isinstance(category, bool)
+        if not whole or not 0 <= category < count:
             raise ValueError(
                 f"category is {category!r}, wanted a number below {count}, or one of {list(self.classes)}"
             )

@@ -40,7 +40,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     import pointsuite
     from dense.registry import ZOO
-    from pointsuite.engine.checkpoint import find_state_dict, load_checkpoint, save_checkpoint, sha256
+    from pointsuite.engine.checkpoint import (
+        CheckpointError,
+        find_state_dict,
+        load_checkpoint,
+        save_checkpoint,
+        sha256,
+    )
     from pointsuite.engine.zoo import ZOO as CLOUD_ZOO
     from pointsuite.engine.zoo import convert_for, load_converted
 
@@ -58,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = build(name, options)
     except (TypeError, ValueError) as error:
         raise UsageError(error) from error
-    converted = convert_for(model, published)
+    try:
+        converted = convert_for(model, published)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
     if converted is None:
         raise UsageError(f"{name} has no convert_official: its published weights cannot be read")
     load_converted(model, converted, file)

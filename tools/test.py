@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from pointsuite.engine.predictor import check_weights
 
     random = args.weights == "random"
+    if args.so3_checkpoint and not args.protocols:
+        raise UsageError(f"--so3-checkpoint {args.so3_checkpoint} is for --protocols, which is not there")
     if args.weights and args.checkpoint:
         raise UsageError(f"found {args.checkpoint} and --weights {args.weights}, wanted one of them")
     cfg = command.load_config(args)

@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision in bfloat16, on GPU or CPU")
     args = parser.parse_args(argv)
+    if args.new_schedule and args.resume is None:
+        raise UsageError("--new-schedule is for --resume, which is not there")
     import dense  # noqa: F401  before mmcv, mmdet and mmseg, which need its operators
 
     cfg = command.load_config(args)

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--drop-nan", action="store_true", help="leave out points that are NaN or infinite")
     parser.add_argument("--estimate-normals", action="store_true", help="also where the file has normals")
     parser.add_argument("--up", choices=("x", "y", "z"), help="axis (default: as the data set says, else z)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling and of the shapes shown")
+    parser.add_argument("--seed", type=command.seed, default=0, help="of sampling, and of the shapes shown")
     parser.add_argument("--size", type=int, nargs=2, default=(960, 720), metavar=("W", "H"), help="in pixels")
     parser.add_argument("--point-size", type=command.positive, help="in pixels (default: covers the surface)")
     parser.add_argument(
@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--confusion", metavar="FILE.png", help="with --predictions: the confusion matrix")
     parser.add_argument("--limit", type=int, default=40, help="shapes in the grid (default: 40)")
     args = parser.parse_args(argv)
+    if args.confusion and not args.predictions:
+        parser.error(f"--confusion {args.confusion} is for --predictions, which is not there")
     try:
         if args.predictions:
             _predictions(args)

@@ -99,7 +99,7 @@ def _check_annotation(
     mask = entry.get("segmentation")
     if isinstance(mask, Mapping) and mask.get("size") != [image["height"], image["width"]]:
         fail("segmentation", f"wanted a mask of the size [{image['height']}, {image['width']}] of its image")
-    if mask is not None and not isinstance(mask, Mapping | list):
+    if mask not in (None, []) and not _is_mask(mask):
         fail("segmentation", "wanted polygons or runs")
     if entry.get("area") is None:
         try:
@@ -108,6 +108,17 @@ def _check_annotation(
             fail("segmentation", "wanted polygons or runs")
     if not _is_finite(entry["area"]) or entry["area"] < 0:
         fail("area", "wanted pixels, from 0")
+
+
+def _is_mask(mask: Any) -> bool:
+    """Whether it is runs, packed or as numbers, or polygons of finite numbers."""
+    if isinstance(mask, Mapping):
+        counts = mask.get("counts")
+        return isinstance(counts, str) or isinstance(counts, list) and all(map(_is_finite, counts))
+    try:
+        return all(len(polygon) % 2 == 0 and all(map(math.isfinite, polygon)) for polygon in mask)
+    except TypeError:
+        return False
 
 
 def _area(mask: Mapping[str, Any] | list, image: Mapping[str, Any]) -> float:

@@ -101,7 +101,11 @@ def read_labels(path: str | os.PathLike, data: bytes | None = None) -> np.ndarra
     image = open_image(path, data=data)
     if image.mode in ("1", "L", "P"):
         return np.asarray(image).astype(np.uint8)
-    if (levels := deep_levels(image)) is None:
+    try:
+        levels = deep_levels(image)
+    except ValueError as error:  # fractions, or numbers of more than 16 bits
+        raise OSError(f"{path}: {error}") from error
+    if levels is None:
         raise OSError(
             f"{path}: found a mask of {image.mode}, wanted one label a pixel (grey levels or a palette)"
         )

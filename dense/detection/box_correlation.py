@@ -12,12 +12,14 @@ Of four numbers correlation is high by chance, the more so as centres are usuall
 statistic comes with a reference: the same after all boxes were dealt anew to the images, as many to each.
 """
 
-import json
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from pointsuite.engine.files import FileError
+
+from ..base.coco import read_coco
 
 MOST_PAIRS = 1 << 20  # computed at once: 8 MB
 
@@ -57,32 +59,18 @@ def read_coco_boxes(path: str | os.PathLike) -> Boxes:
     """Boxes of annotations in COCO's format, but crowds, ``ignore`` and what is not wider and higher than 0.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no such annotations; the message says what was found.
+        FileError: see :func:`~dense.base.coco.read_coco`; or there are no annotations.
     """
-    try:
-        data = json.loads(Path(path).read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-    lists = {"images", "annotations", "categories"}
-    if not (isinstance(data, dict) and all(isinstance(data.get(key), list) for key in lists)):
-        found = sorted(data)[:8] if isinstance(data, dict) else f"a {type(data).__name__}"
-        raise ValueError(f"{path}: found {found}, wanted lists of {', '.join(sorted(lists))}, as COCO has")
-    try:
-        places = {image["id"]: place for place, image in enumerate(data["images"])}
-        categories = {category["id"]: place for place, category in enumerate(data["categories"])}
-        kept = [a for a in data["annotations"] if not (a.get("iscrowd") or a.get("ignore"))]
-        images = np.array([places[a["image_id"]] for a in kept], np.int64)
-        labels = np.array([categories[a["category_id"]] for a in kept], np.int64)
-        boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(len(kept), 4)
-        classes = tuple(str(category.get("name", category["id"])) for category in data["categories"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: wanted annotations with image_id, category_id and bbox [x, y, width, height], and "
-            f"images and categories with their id; found others ({type(error).__name__}: {error})"
-        ) from error
-    if not np.isfinite(boxes).all():
-        raise ValueError(f"{path}: {int((~np.isfinite(boxes)).any(1).sum())} boxes are not finite")
+    data = read_coco(path)
+    if "annotations" not in data:
+        raise FileError(path, "has no annotations, wanted a list of them")
+    places = {image["id"]: place for place, image in enumerate(data["images"])}
+    categories = {category["id"]: place for place, category in enumerate(data["categories"])}
+    kept = [a for a in data["annotations"] if "bbox" in a and not (a.get("iscrowd") or a.get("ignore"))]
+    images = np.array([places[a["image_id"]] for a in kept], np.int64)
+    labels = np.array([categories[a["category_id"]] for a in kept], np.int64)
+    boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(len(kept), 4)
+    classes = tuple(category["name"] for category in data["categories"])
     real = (boxes[:, 2:] > 0).all(1)
     order = np.flatnonzero(real)[np.argsort(images[real], kind="stable")]
     boxes = boxes[order]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pointsuite.engine.files import list_files
+
 from ..base.images import open_image, read_labels
 
 HELP = "Penn-Fudan pedestrians (PennFudanPed) to COCO json with boxes and masks"
@@ -34,7 +36,7 @@ def prepare(args: argparse.Namespace) -> str:
         OSError: files are missing or damaged.
         ValueError: a mask of another size than its image.
     """
-    images = sorted((args.source / "PNGImages").glob("*.png"))
+    images = list_files(args.source / "PNGImages", "*.png")
     if not images or (len(images) < IMAGES and not args.allow_partial):
         raise FileNotFoundError(
             f"{args.source / 'PNGImages'}: found {len(images)} images, wanted {IMAGES} "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pointsuite.engine.files import read_json, read_text
+from pointsuite.engine.files import list_files, read_json, read_text
 
 from ..base.arrays import read_mat
 from ..base.datasets import SeededDataset
@@ -274,7 +274,7 @@ class SPair71k(PairDataset):
 
     def load_data_list(self) -> list[dict]:
         folder = self.folder / "PairAnnotation" / self.split
-        files = sorted(folder.glob("*.json"))
+        files = list_files(folder, "*.json")
         if not files:
             raise FileNotFoundError(f"{folder}: found no file of a pair (*.json)")
         return [{"file": str(file)} for file in files]

@@ -12,11 +12,14 @@ T1-DUAL in-phase MRI of 20 labelled people, 13 to train, 2 to validate, 5 to tes
 
 import argparse
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 from mmseg.datasets import BaseSegDataset
+
+from pointsuite.engine.files import list_files
 
 from ..base.images import open_image, read_labels
 from ..registry import DATASETS
@@ -86,10 +89,13 @@ def find_pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
     for folder in (root / split, root / f"{split}annot"):
         if not folder.is_dir():
             _missing(f"{folder}: no such folder")
-    images = sorted(path for path in (root / split).iterdir() if path.suffix.lower() in SUFFIXES)
+    images = [path for path in list_files(root / split, "*") if path.suffix.lower() in SUFFIXES]
     if not images:
         _missing(f"{root / split}: found no image, wanted some of the kinds {' '.join(SUFFIXES)}")
     pairs = [(image, root / f"{split}annot" / f"{image.stem}.png") for image in images]
+    shared = Counter(labels for _, labels in pairs)
+    if twice := [image for image, labels in pairs if shared[labels] > 1]:
+        raise OSError(f"{twice[0]} and {twice[1].name} have the same labels, wanted different names")
     if absent := [labels for _, labels in pairs if not labels.is_file()]:
         _missing(f"{absent[0]}: no such file ({len(absent)} of {len(pairs)} images of {split} lack labels)")
     return pairs

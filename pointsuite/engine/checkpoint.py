@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from .errors import CheckpointError, UsageError
-from .files import read_text
+from .files import list_files, read_text
 from .lock import is_alive
 
 LOSSES = ("attention_loss.", "criterion.", "frame_loss.", "loss_function.")  # what tasks' models call theirs
@@ -176,7 +176,7 @@ def find_checkpoint(path: str) -> str:
         raise UsageError(f"{path}: no such checkpoint")
     if latest := find_latest_checkpoint(path):
         return str(latest)
-    found = sorted(Path(path).glob("*.pth"))
+    found = list_files(path, "*.pth")
     if not found:
         raise UsageError(f"{path}: a folder without checkpoints: no such checkpoint")
     for pattern in (r"epoch_(\d+)", r"iter_(\d+)"):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import mmengine.runner
 import numpy as np
@@ -20,7 +20,8 @@ from mmengine.hooks import Hook
 
 from . import command
 from .checkpoint import atomic_write, find_latest_checkpoint
-from .errors import UsageError
+from .errors import UsageError, one_line
+from .files import read_json
 from .runner import Runner
 from .tables import align_columns
 
@@ -245,9 +246,22 @@ def read_runs(path: str | os.PathLike) -> list[Run]:
     if not path.exists():
         return []
     try:
-        return [Run(**run) for run in json.loads(path.read_text())]
-    except (ValueError, TypeError) as error:
+        runs = [Run(**run) for run in read_json(path)]
+    except TypeError as error:
         raise UsageError(f"{path}: not a file of compared runs ({error})") from error
+    for run in runs:
+        for key, wanted in get_type_hints(Run).items():
+            if not isinstance(found := getattr(run, key), _plain(wanted)) or isinstance(found, bool):
+                found = one_line(repr(found))[:80]
+                raise UsageError(f"{path}: {key}: found {found}, wanted {wanted.__name__}")
+        if wrong := [v for v in run.metrics.values() if not isinstance(v, int | float)]:
+            raise UsageError(f"{path}: metrics: found {one_line(repr(wrong[0]))[:80]}, wanted numbers")
+    return runs
+
+
+def _plain(kind: Any) -> Any:
+    """What isinstance takes for the type of a field of :class:`Run`."""
+    return (int, float) if kind is float else get_origin(kind) or kind
 
 
 def write_runs(path: str | os.PathLike, runs: Sequence[Run]) -> None:

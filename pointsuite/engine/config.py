@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.config import config as library
 
 from .errors import UsageError, nearest, one_line
+from .files import list_files
 
 # keys that MMEngine's Runner takes from the config itself
 READ_FROM_CONFIG = (
@@ -82,7 +83,7 @@ def find_run_config(folder: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is none, or several.
     """
-    configs = sorted(Path(folder).glob("*.py"))
+    configs = list_files(folder, "*.py")
     if len(configs) != 1:
         raise FileNotFoundError(
             f"{folder}: found {len(configs)} configs, wanted one, as a run leaves it; or name the config"

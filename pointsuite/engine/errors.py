@@ -2,6 +2,7 @@
 
 import builtins
 import difflib
+import dis
 import inspect
 import io
 import logging
@@ -31,6 +32,8 @@ class NonFiniteLossError(ArithmeticError):
 
 
 MENDABLE = (UsageError, CheckpointError, NonFiniteLossError, OSError)  # whose messages say it all
+OURS = ("pointsuite", "dense")  # packages that raise a ValueError for their users
+RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
@@ -64,7 +67,19 @@ def explain(error: BaseException, config: Mapping | None = None, file: str = "co
         return found
     if config is not None and (found := _explain_build(error, dict(config.items()), file)):
         return found
+    if isinstance(error, ValueError) and _is_raised_here(error):
+        return one_line(error), True
     return f"{type(error).__name__}: {one_line(error)}".removesuffix(": "), False
+
+
+def _is_raised_here(error: BaseException) -> bool:
+    """Whether a ``raise`` of this project made the error, not something that a line of it called."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None or _module(place.tb_frame).partition(".")[0] not in OURS:
+        return False
+    return place.tb_frame.f_code.co_code[place.tb_lasti] == RAISE
 
 
 def write_report(error: BaseException, folder: Path | None = None) -> Path | None:

@@ -113,10 +113,16 @@ def read_json(path: str | os.PathLike) -> Any:
         raise FileError(path, f"found {str(error)[:80]}, wanted JSON") from None
 
 
+def list_files(folder: str | os.PathLike, pattern: str) -> list[Path]:
+    """What a folder holds under names that match ``pattern``, sorted, without hidden ones (``._1.png``)."""
+    return sorted(path for path in Path(folder).glob(pattern) if path.name[0] != ".")
+
+
 def walk_files(root: str | os.PathLike) -> Iterator[Path]:
     """All files below a folder, sorted by name in each.
 
-    Links to folders are followed, each folder once; one above the first, where it would begin anew, not at all.
+    Links to folders are followed, each folder once; one above the first, where it would begin anew, not at
+    all.
     """
     seen, start = set(), os.path.realpath(root)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import UsageError
+from .files import read_text
 
 NOT_METRICS = ("time", "data_time", "step", "epoch", "iter", "memory", "lr", "base_lr", "momentum")
 
@@ -57,7 +58,7 @@ def read_log(run: Path) -> Log:
 
 def _read_lines(file: Path) -> Log:
     log = Log({}, {})
-    for number, text in enumerate(file.read_text().splitlines(), 1):
+    for number, text in enumerate(read_text(file).splitlines(), 1):
         try:
             line = json.loads(text)
             lines = log.train if "iter" in line and "lr" in line else log.val

@@ -115,8 +115,7 @@ def _shrink_network(node: ConfigDict, scope: str) -> None:
         arch = node.arch = dict(in_scope(MODELS, node, scope).archs[arch])
     for part in (node, arch):
         if part and "depths" in part:
-            depths = part["depths"]
-            part["depths"] = 1 if isinstance(depths, int) else type(depths)(min(d, 1) for d in depths)
+            part["depths"] = _at_most_one(part["depths"])
     if node.get("depth") == 101:
         node.depth = 50
     if "tile" in node:
@@ -126,6 +125,10 @@ def _shrink_network(node: ConfigDict, scope: str) -> None:
     node.update(SMALL.get(name, {}))
     if name in ("CATs", "UFC"):
         node.backbone.update(depth=18, base_channels=8)
+
+
+def _at_most_one(depths):
+    return min(depths, 1) if isinstance(depths, int) else type(depths)(map(_at_most_one, depths))
 
 
 def _cap_sizes(node) -> None:
@@ -248,6 +251,7 @@ def _write_photographs(cfg: Config, dataset: ConfigDict, root: Path) -> None:
     """Folders of classes, the images of one size where no test resizes them."""
     if any("Crop" in step.type for step in cfg.test_dataloader.dataset.pipeline):
         _once(lambda root: write_classes("imagenet", root))(cfg, dataset, root)
+        cfg.model.num_classes = len(list((root / "train").iterdir()))
         return
     for split in {cfg[f"{part}_dataloader"].dataset.split for part in ("train", "val", "test")}:
         for i in range(cfg.model.num_classes):

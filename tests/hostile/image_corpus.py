@@ -848,8 +848,8 @@ class Still(nn.Module):
         return source.new_zeros(len(source), 2, 8, 8), source.new_ones(len(source), 8, 8)
 
 
-def predictor_cases(seed: int) -> list[Case]:
-    """Each predictor on files, arrays, folders and names that do not fit."""
+def predicting(which: str, run: Callable, check: Callable, seed: int) -> list[Case]:
+    """What every predictor of images may be given: `run` calls it, `check` judges what it finds."""
     files = image_files(seed)
     chosen = [
         name for name in files if name.startswith(("whole", "no_end", "pages", "frames", "photo", "odd"))
@@ -861,6 +861,34 @@ def predictor_cases(seed: int) -> list[Case]:
         "jpeg progressive cut 1 with an end.jpg",
     ]
     chosen += ["tiff fractions.tif", "netpbm deep cut.ppm"]
+    cases = []
+    for name in chosen:
+        data, right = files[name]
+        if right is None:
+            cases.append(Case(f"{which}: {name}", reading(run, name, data), names=name))
+        else:
+            cases.append(Case(f"{which}: {name}", reading(run, name, data), check))
+    cases += [case for case in places(run, which, "a.png") if "a folder" not in case.name]
+    cases.append(
+        Case(
+            f"{which}: an empty folder",
+            lambda p, run=run: run((p / "in").mkdir() or p / "in"),
+            names="in",
+        )
+    )
+    for what, array in {
+        "no pixels": np.zeros((0, 4, 3), np.uint8),
+        "numbers": np.zeros((9, 9, 3)),
+        "two channels": np.zeros((9, 9, 2), np.uint8),
+        "one axis": np.zeros(9, np.uint8),
+        "truths": np.zeros((9, 9, 3), bool),
+    }.items():
+        cases.append(Case(f"{which}: {what}", lambda p, run=run, a=array: run(a)))
+    return cases
+
+
+def predictor_cases(seed: int) -> list[Case]:
+    """Each predictor on files, arrays, folders and names that do not fit."""
     classify = Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)), device="cpu")
     restore = Restorer(ToyUpscaler(), device="cpu", tile=16, overlap=4)
     match = Matcher(Still(), device="cpu", size=16)
@@ -871,30 +899,7 @@ def predictor_cases(seed: int) -> list[Case]:
         "Restorer": (restore, lambda found: found.pixels.shape[2] in (1, 3)),
         "Matcher": (lambda path: match(path, target), lambda found: found.warped.shape == SHAPE),
     }
-    cases = []
-    for which, (run, check) in runs.items():
-        for name in chosen:
-            data, right = files[name]
-            if right is None:
-                cases.append(Case(f"{which}: {name}", reading(run, name, data), names=name))
-            else:
-                cases.append(Case(f"{which}: {name}", reading(run, name, data), check))
-        cases += [case for case in places(run, which, "a.png") if "a folder" not in case.name]
-        cases.append(
-            Case(
-                f"{which}: an empty folder",
-                lambda p, run=run: run((p / "in").mkdir() or p / "in"),
-                names="in",
-            )
-        )
-        for what, array in {
-            "no pixels": np.zeros((0, 4, 3), np.uint8),
-            "numbers": np.zeros((9, 9, 3)),
-            "two channels": np.zeros((9, 9, 2), np.uint8),
-            "one axis": np.zeros(9, np.uint8),
-            "truths": np.zeros((9, 9, 3), bool),
-        }.items():
-            cases.append(Case(f"{which}: {what}", lambda p, run=run, a=array: run(a)))
+    cases = [case for name, (run, check) in runs.items() for case in predicting(name, run, check, seed)]
 
     def kept(place: Path, name: str, **options) -> bytes:
         image = Image.new(options.pop("mode", "RGB"), (8, 8))

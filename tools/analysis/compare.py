@@ -39,7 +39,7 @@ KINDS = {  # name -> module and class; only the one that is asked for is importe
 def main(argv: Sequence[str] | None = None) -> None:
     parser = command.Parser(description=__doc__)
     parser.add_argument("configs", nargs="*", type=Path, metavar="CONFIG")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
+    parser.add_argument("--seeds", nargs="+", type=command.seed, default=[0, 1, 2], help="(default: 0 1 2)")
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="columns, as 'coco/*' (default: all)")
     parser.add_argument("--curve", metavar="NAME", help="metric of the validations to print and draw")
     parser.add_argument("--kind", choices=KINDS, default="test", help="of comparison (default: test)")

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="picture (default: confusion_matrix.png in the work dir)")
     parser.add_argument(
         "--most",
-        type=int,
+        type=command.whole(1),
         default=40,
         help="draw at most so many classes, those with most errors (default: 40)",
     )

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--points", type=int, default=1024, help="of clouds (default: 1024)")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument(
-        "--depth", type=int, help="of the table of modules (default: 2 for one model, 0 for several)"
+        "--depth",
+        type=command.whole(0),
+        help="of the table of modules (default: 2 for one model, 0 for several)",
     )
     for option, what in (
         ("--model-args", "arguments of the zoo's models"),
@@ -48,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--size: found {len(args.size)} numbers, wanted H or H W")
     if min(args.batch, args.points, *(args.size or [1])) < 1:
         parser.error("--size, --points and --batch must be at least 1")
+    configs = [name for name in args.models if name.endswith(".py")]
+    if args.cfg_options and not configs:
+        parser.error("--cfg-options are for configs, found none")
+    if args.model_args and len(configs) == len(args.models):
+        parser.error("--model-args are for names of a zoo, found configs only")
     depth = args.depth if args.depth is not None else 2 * (len(args.models) == 1)
     for name in args.models:
         print(describe(name, args, depth), flush=True)

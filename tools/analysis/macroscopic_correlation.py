@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("annotations", nargs="+", type=Path, help="files of COCO's format")
     parser.add_argument("--out", type=Path, help="picture to write (default: none)")
     parser.add_argument("--deals", type=int, default=20, help="how often boxes are dealt anew (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first deal (default: 0)")
+    parser.add_argument("--seed", type=command.seed, default=0, help="of the first deal (default: 0)")
     args = parser.parse_args(argv)
     import numpy as np
 
@@ -39,10 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError(f"--deals is {args.deals}, wanted at least 1")
     curves = {}
     for path in args.annotations:
-        try:
-            data = read_coco_boxes(path)
-        except ValueError as error:
-            raise UsageError(error) from error
+        data = read_coco_boxes(path)
         found = correlate(data)
         if not len(found.image):
             raise UsageError(f"{path}: no image has two boxes, wanted some to correlate")
@@ -55,10 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         curves[path.stem] = found.image, np.concatenate([deal.image for deal in dealt])
     if args.out:
         labels = ("macroscopic correlation of an image", "percent of images")
-        try:
-            print(draw_beside_chance(curves, *labels, args.out))
-        except ValueError as error:
-            raise UsageError(error) from error
+        print(draw_beside_chance(curves, *labels, args.out))
 
 
 if __name__ == "__main__":

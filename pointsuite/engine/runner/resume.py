@@ -30,6 +30,7 @@ from ..checkpoint import (
     to_plain,
 )
 from ..errors import one_line
+from ..files import list_files
 from ..randomness import get_random_state, set_random_state
 from .fingerprint import fingerprint
 from .loops import EpochBasedTrainLoop
@@ -175,7 +176,7 @@ class Resumable:
             return
         path = self._load_from or find_latest_checkpoint(self.work_dir)
         if path is None:
-            if found := sorted(file.name for file in Path(self.work_dir).glob("*.pth")):
+            if found := [file.name for file in list_files(self.work_dir, "*.pth")]:
                 raise CheckpointError(
                     f"{self.work_dir}: found {', '.join(found[:6])} but no last_checkpoint: a new training "
                     "would overwrite them; give --resume the checkpoint to continue, or another --work-dir"

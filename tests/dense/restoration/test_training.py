@@ -76,8 +76,8 @@ def test_super_resolution(data, tmp_path):
     pictures = sorted((tmp_path / "pictures").rglob("*.png"))
     assert len(pictures) == 3
     picture = np.asarray(Image.open(pictures[0]))
-    assert picture.shape == (40, 3 * 52 + 2 * 4, 3)
-    np.testing.assert_array_equal(picture[:, -52:], np.asarray(Image.open(data / "Set5/0.png")))
+    assert picture.shape[0] > 40 and picture.shape[1:] == (3 * 52 + 2 * 4, 3)  # with headings
+    np.testing.assert_array_equal(picture[-40:, -52:], np.asarray(Image.open(data / "Set5/0.png")))
 
     restorer = Restorer(config, tmp_path / "whole/epoch_4.pth", device="cpu")
     restorer(data / "BSD68/0.png", tmp_path / "large.png")
