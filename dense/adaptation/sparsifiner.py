@@ -138,7 +138,7 @@ class MaskPredictor(nn.Module):
             budget = min(budget, count - 1)
         if self.score_threshold is None and budget >= count:
             return None
-        scores, _ = self.approximate(q, k, grid, places)
+        scores, _ = self.approximate(q.detach(), k.detach(), grid, places)
         if self.score_threshold is None:
             top = scores.topk(budget, sorted=False).indices
             kept = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, top, True)
