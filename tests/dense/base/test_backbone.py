@@ -24,6 +24,7 @@ def backbones():
 
 
 BACKBONES = backbones()
+OPTIONS = {"NAT": {"small_input": "pad"}}  # its windows want 193 pixels else
 
 
 def shallow(cls):
@@ -49,7 +50,8 @@ def awaken(module):
 @pytest.fixture(scope="module", params=BACKBONES, ids=lambda cls: cls.__name__)
 def backbone(request):
     torch.manual_seed(0)
-    return awaken(request.param(shallow(request.param), drop_path_rate=0.0)).eval()
+    options = OPTIONS.get(request.param.__name__, {})
+    return awaken(request.param(shallow(request.param), drop_path_rate=0.0, **options)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,9 @@ def test_takes_the_backbone_of_a_detector(backbone):
     """Published files of detectors and segmentors have ``backbone.`` before each of its keys, and heads."""
     cls = type(backbone)
     for path in packs_of(cls):
-        state = {key: torch.empty(shape, device="meta") for key, shape, _ in load(path)["state_dict"]}
+        state = {key: torch.empty(shape, device="meta") for key, shape, _ in load(path)["state_dict"] or ()}
+        if not state:  # of a function
+            continue
         try:
             wanted = cls.convert_official(state)
         except CheckpointError:  # of a part, or of another host
@@ -152,4 +156,6 @@ def test_takes_the_backbone_of_a_detector(backbone):
         found = cls.convert_official({**detector, "decode_head.weight": torch.zeros(1)})
         assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wanted.items()}
         return
+    if not cls.code:
+        pytest.skip("nothing was published")
     raise AssertionError(f"no pack of {cls.system} converts")
