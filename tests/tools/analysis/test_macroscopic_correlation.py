@@ -9,7 +9,6 @@ import dense  # noqa: F401  before mmcv
 
 pytest.importorskip("mmdet")
 
-from pointsuite.engine.errors import UsageError
 from tests.dense.detection.coco_toy import write_coco
 from tests.tools.load import TOOLS, load_tool
 
