@@ -4,7 +4,7 @@
 ChuanyangZheng/L2ViT, MIT.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -155,6 +155,7 @@ class L2ViT(Backbone):
         "base": 88_577_188,
         "base_384": 88_577_188,
     }
+    twins = {"base_384": "base"}  # windows leave no trace in weights
     published = results(
         ("ImageNet-1K top-1, %", "ImageNet-22K, then 1K top-1, %"),
         {"tiny": (83.1, None), "small": (84.1, None), "base": (84.4, 86.0), "base_384": (None, 87.0)},
@@ -224,13 +225,6 @@ class L2ViT(Backbone):
             rules.append((f"{block}{theirs}(.*)", f"{ours}{names}\\3"))
         rules.append((r"stages\.(\d\.\d*[02468]\.(?:cpe\.\d|attn|norm[12]|mlp)\..*)", r"backbone.stages.\1"))
         return rename_keys(state, rules)
-
-    @classmethod
-    def guess_options(
-        cls, state_dict: Mapping[str, Tensor]
-    ) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor]]]:
-        """Windows leave no trace in weights: those of "base_384" are found to be of "base"."""
-        return (found for found in super().guess_options(state_dict) if found[0] != "base_384")
 
     @classmethod
     def read_options(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
