@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.registry import MODELS
 
-from dense.backbones import Backbone
+from dense.base import BaseBackbone
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*/*camvid*.py"))
 
@@ -23,12 +23,17 @@ def test_channels_fit(path):
     model = cfg.model
     with DefaultScope.overwrite_default_scope("mmseg"), torch.device("meta"):
         backbone = MODELS.build(model.backbone)
-    if isinstance(backbone, Backbone):
+    if isinstance(backbone, BaseBackbone):
         channels, strides = backbone.out_channels, backbone.strides
     else:  # MMSegmentation's, which do not say
         maps = backbone(torch.empty(2, 3, 64, 96, device="meta"))
         channels, strides = zip(*((x.shape[1], 64 // x.shape[2]) for x in maps), strict=True)
-    assert tuple(model.get("neck", model.decode_head).in_channels) == channels
+    neck = model.get("neck", model.decode_head)
+    if neck.type == "Feature2Pyramid":  # maps of one width and stride become a pyramid
+        assert {neck.embed_dim} == {*channels, *model.decode_head.in_channels}
+        strides = tuple(int(stride / scale) for stride, scale in zip(strides, neck.rescales, strict=True))
+    else:
+        assert tuple(neck.in_channels) == channels
     if auxiliary := model.get("auxiliary_head"):
         assert auxiliary.in_channels == channels[auxiliary.in_index]
         assert auxiliary.num_classes == 11
