@@ -32,6 +32,7 @@ def kicad_config(work_dir, **options):
             "train_dataloader.sampler.type": "InfiniteSampler",
             "log_processor.by_epoch": False,
             "param_scheduler": None,
+            "optim_wrapper.optimizer.lr": 1e-4,  # steps of Adam, taken by signs, would enlarge rounding
             **options,
         }
     )
