@@ -213,6 +213,8 @@ def test_files(tmp_path):
     assert read_runs(path) == runs
     for content in ('[{"network": "a"}]', "{", "[1]"):
         Path(path).write_text(content)
-        with pytest.raises(UsageError, match=r"runs\.json: (not a file of compared runs|found .*, wanted JSON)"):
+        with pytest.raises(
+            UsageError, match=r"runs\.json: (not a file of compared runs|found .*, wanted JSON)"
+        ):
             read_runs(path)
     assert json.loads(path.read_text() if content == "[1]" else "null") == [1]
