@@ -30,7 +30,7 @@ from .trained import load_trained
 Grid = tuple[int, int]
 
 
-class MaskedAttention(SelfAttention):
+class PartialAttention(SelfAttention):
     """Self-attention in which tokens may be absent: they are no keys, and their rows give nothing.
 
     A call has, beside tokens (B, N, C), which of them are there, bool (B, N), or None for all.
@@ -158,7 +158,7 @@ class IARED2(ViT):
         return cls.create(arch, **options)
 
     def make_attention(self, embed_dims: int, num_heads: int, qkv_bias: bool) -> SelfAttention:
-        return MaskedAttention(embed_dims, num_heads, qkv_bias=qkv_bias)
+        return PartialAttention(embed_dims, num_heads, qkv_bias=qkv_bias)
 
     def iterate_blocks(
         self,

@@ -22,10 +22,11 @@ from ..classification.sample import ImageDataSample
 from ..layers import (
     MLP,
     ClassificationHead,
-    ConvNorm,
+    ConvStem,
     DropPath,
     LayerNorm,
     Linear,
+    PatchEmbed,
     TokenHead,
     drop_path_rates,
     init_normal,
@@ -240,33 +241,10 @@ class SparseBlock(nn.Module):
         return x + self.branch_scale * self.drop_path(self.mlp(self.norm2(x))), scores
 
 
-class ConvPatchEmbed(nn.Module):
-    """LV-ViT's stem: three normed convolutions, then patches of 8: strides of 16 in all.
-
-    Source: Jiang et al., "All Tokens Matter: Token Labeling for Training Better Vision Transformers", NeurIPS
-    2021, arXiv 2104.10858.
-    """
-
-    def __init__(self, in_channels: int, embed_dims: int, width: int = 64):
-        super().__init__()
-        self.conv1 = ConvNorm(in_channels, width, 7, 2, 3)
-        self.conv2 = ConvNorm(width, width, 3, 1, 1)
-        self.conv3 = ConvNorm(width, width, 3, 1, 1)
-        self.proj = nn.Conv2d(width, embed_dims, 8, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        if height % 16 or width % 16:
-            raise ValueError(f"sides of images must be multiples of 16, found {height} x {width}")
-        for conv in (self.conv1, self.conv2, self.conv3):
-            x = conv(x, "relu")
-        return self.proj(x)
-
-
 class DenseScoresHead(ClassificationHead):
     """A classifier of the class token, in evaluation plus half the largest of those of the patches.
 
-    Shapes: (B, N, C) to (B, num_classes). Source: as of :class:`ConvPatchEmbed`.
+    Shapes: (B, N, C) to (B, num_classes). Source: as of :class:`~dense.layers.ConvStem`.
     """
 
     def __init__(self, embed_dims: int, num_classes: int):
@@ -387,7 +365,8 @@ class Sparsifiner(TokenBackbone):
             raise ValueError(f"token_keep_rates must be above 0 and at most 1, found {token_keep_rates}")
         self.token_keep_rates = dict(zip(pruning_blocks, token_keep_rates, strict=True))
         if spec["stem"] == "convolutions":
-            self.patch_embed = ConvPatchEmbed(self.in_channels, dims)
+            stem = ConvStem(self.in_channels, 64, dims, 16)
+            self.patch_embed = PatchEmbed(self.in_channels, dims, 16, stem)
         for rate in drop_path_rates(drop_path_rate, [depth])[0]:
             predictor = MaskPredictor(
                 self.grid,
@@ -462,12 +441,18 @@ class Sparsifiner(TokenBackbone):
 
     @classmethod
     def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        stem = "backbone.patch_embed."
+        state, ours = cls.find_trunk(state_dict), "backbone.patch_embed.proj."
+        stem = [
+            (rf"patch_embed\.{name}{i + 1}\.(.*)", ours + rf"convs.{i}.{part}.\1")
+            for i in range(3)
+            for name, part in (("conv", "conv"), ("bn", "norm"))
+        ]
+        if "patch_embed.conv1.weight" in state:
+            stem.append((r"patch_embed\.proj\.(.*)", ours + r"proj.\1"))
         return rename_keys(
-            cls.find_trunk(state_dict),
+            state,
             [
-                (r"patch_embed\.conv(\d)\.(.*)", stem + r"conv\1.conv.\2"),
-                (r"patch_embed\.bn(\d)\.(.*)", stem + r"conv\1.norm.\2"),
+                *stem,
                 (r"(cls_token|pos_embed|patch_embed\.proj\..*|blocks\..*|norm\..*)", r"backbone.\1"),
                 (r"head\.(.*)", r"head.fc.\1"),
                 (r"aux_head\.(.*)", r"head.aux.fc.\1"),

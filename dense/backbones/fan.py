@@ -25,6 +25,7 @@ from ..layers import (
     LayerNorm2d,
     Linear,
     LocalPatchInteraction,
+    PatchEmbed,
     SelfAttention,
     TokenAwarePooling,
     add_scaled,
@@ -37,7 +38,7 @@ Grid = tuple[int, int]
 FREQUENCIES = 32
 
 
-class ConvStem(nn.Module):
+class NormedStem(nn.Module):
     """Four normed convolutions of stride 2: (B, in_channels, H, W) to (B, C, H / 16, W / 16)."""
 
     def __init__(self, in_channels: int, embed_dims: int):
@@ -344,11 +345,12 @@ class FAN(TokenBackbone):
         spec = self.spec
         dims, heads = spec["embed_dims"], spec["num_heads"]
         if spec["stem"] == "conv":
-            self.patch_embed = ConvStem(self.in_channels, dims)
+            stem = NormedStem(self.in_channels, dims)
         elif spec["stem"] == "hybrid":
-            self.patch_embed = HybridStem(self.in_channels, dims, reference_quirks=reference_quirks)
+            stem = HybridStem(self.in_channels, dims, reference_quirks=reference_quirks)
         else:
             raise ValueError(f"stem must be 'conv' or 'hybrid', found {spec['stem']!r}")
+        self.patch_embed = PatchEmbed(self.in_channels, dims, spec["patch_size"], stem)
         self.token_projection = nn.Conv2d(2 * FREQUENCIES, dims, 1)
         for _ in range(spec["depth"]):
             self.blocks.append(FANBlock(dims, heads, num_scales, spec["mlp_ratio"], drop_path_rate))
@@ -358,12 +360,6 @@ class FAN(TokenBackbone):
     def positions(self, grid: Grid) -> Tensor:
         encoded = fourier_positions(*grid, like=self.token_projection.weight)
         return self.token_projection(encoded).flatten(2).mT
-
-    def embed(self, x: Tensor) -> tuple[Tensor, Grid]:
-        patch, sides = self.spec["patch_size"], tuple(x.shape[2:])
-        if any(side % patch for side in sides):
-            raise ValueError(f"sides of images must be multiples of {patch}, found {sides[0]} x {sides[1]}")
-        return super().embed(x)
 
     def run_block(self, index: int, tokens: Tensor, grid: Grid) -> Tensor:
         return self._run(self.blocks[index], tokens, grid)
@@ -383,7 +379,7 @@ class FAN(TokenBackbone):
     @classmethod
     def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         block, ours = r"blocks\.(\d+)\.", r"backbone.blocks.\1."
-        stem, trunk = r"patch_embed\.backbone\.", r"backbone.patch_embed."
+        stem, trunk = r"patch_embed\.backbone\.", r"backbone.patch_embed.proj."
         renamed = rename_keys(
             cls.find_trunk(state_dict),
             [
@@ -391,14 +387,11 @@ class FAN(TokenBackbone):
                 (stem + r"stages\.(\d)\.downsample\.(.*)", trunk + r"downsamples.\1.\2"),
                 (stem + r"stages\.(\d)\.blocks\.(.*)", trunk + r"stages.\1.\2"),
                 (r"patch_embed\.proj\.(weight|bias)", trunk + r"proj.\1"),
-                (r"patch_embed\.proj\.0\.0\.(.*)", trunk + r"convs.0.conv.\1"),
-                (r"patch_embed\.proj\.0\.1\.(.*)", trunk + r"convs.0.norm.\1"),
-                (r"patch_embed\.proj\.2\.0\.(.*)", trunk + r"convs.1.conv.\1"),
-                (r"patch_embed\.proj\.2\.1\.(.*)", trunk + r"convs.1.norm.\1"),
-                (r"patch_embed\.proj\.4\.0\.(.*)", trunk + r"convs.2.conv.\1"),
-                (r"patch_embed\.proj\.4\.1\.(.*)", trunk + r"convs.2.norm.\1"),
-                (r"patch_embed\.proj\.6\.0\.(.*)", trunk + r"convs.3.conv.\1"),
-                (r"patch_embed\.proj\.6\.1\.(.*)", trunk + r"convs.3.norm.\1"),
+                *[
+                    (rf"patch_embed\.proj\.{2 * i}\.{j}\.(.*)", trunk + rf"convs.{i}.{name}.\1")
+                    for i in range(4)
+                    for j, name in enumerate(("conv", "norm"))
+                ],
                 (r"pos_embed\.(.*)", r"backbone.\1"),
                 (block + r"dilation_predictor\.(.*)", ours + r"pool.\2"),
                 (block + r"mlp\.mlp_v\.dwconv\.bn\.(.*)", ours + r"mlp.mlp_v.local.norm.\2"),

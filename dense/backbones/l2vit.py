@@ -66,9 +66,6 @@ class GlobalAttention(SelfAttention):
         how = {"scale": self.temperature, "minimum": self.denominator_min}
         return linear_attention(q, k, v, feature="relu", **how)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(1, -2)).view(x.shape)
-
 
 class GlobalBlock(nn.Module):
     """Position, attention, local concentration, MLP: (B, H, W, C) to the same.

@@ -73,7 +73,7 @@ class GlobalAttention(SelfAttention):
         return F.scaled_dot_product_attention(q, k, v, self.bias(*size).to(q.dtype), scale=self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(1, 2), *x.shape[1:3]).view(x.shape)
+        return super().forward(x, *x.shape[1:3])
 
 
 class Block(nn.Module):

@@ -101,7 +101,7 @@ class RVTBlock(nn.Module):
 
     Args:
         embed_dims: C.
-        attn: maps (B, N, C), height and width to (B, N, C).
+        attn: maps (B, H, W, C), H and W to (B, H, W, C).
         num_scales: of the pooling; None for none.
         mlp_ratio: hidden width of the MLP, in units of C.
         drop_path_rate: of both branches.
@@ -125,9 +125,7 @@ class RVTBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = self.pool(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        grid = x.shape[1:3]
-        y = self.attn(self.norm1(pooled).flatten(1, 2), *grid)
-        x = x + self.drop_path(y.unflatten(1, grid))
+        x = x + self.drop_path(self.attn(self.norm1(pooled), *x.shape[1:3]))
         y = self.mlp(self.norm2(x).permute(0, 3, 1, 2))
         return x + self.drop_path(y.permute(0, 2, 3, 1))
 

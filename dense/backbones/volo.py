@@ -22,7 +22,7 @@ from ..layers import (
     MLP,
     ClassAttention,
     ClassificationHead,
-    ConvNorm,
+    ConvStem,
     LayerNorm,
     LayerNorm2d,
     Linear,
@@ -88,13 +88,6 @@ class OutlookAttention(nn.Module):
         return self.proj(outlook_attention(weights, values, stride=self.stride, padding=self.padding))
 
 
-class GlobalAttention(SelfAttention):
-    """Self-attention between all pixels: (B, H, W, C) to the same."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(1, 2)).view_as(x)
-
-
 class ClassBlock(nn.Module):
     """Attention and MLP of the first token alone, normed before; the others stay: (B, N, C) to the same.
 
@@ -116,21 +109,6 @@ class ClassBlock(nn.Module):
         first = x[:, :1] + self.attn(self.norm1(x))
         first = first + self.mlp(self.norm2(first))
         return torch.cat((first, x[:, 1:]), 1)
-
-
-class Stem(nn.Module):
-    """Three normed convolutions, the first of stride 2, then patches of 4: strides of 8 in all."""
-
-    def __init__(self, in_channels: int, width: int, embed_dims: int):
-        super().__init__()
-        first = ConvNorm(in_channels, width, 7, 2, 3)
-        self.convs = nn.ModuleList([first, *[ConvNorm(width, width, 3, 1, 1) for _ in range(2)]])
-        self.proj = nn.Conv2d(width, embed_dims, 4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for conv in self.convs:
-            x = conv(x, "relu")
-        return self.proj(x)
 
 
 class Downsample(nn.Module):
@@ -417,7 +395,7 @@ class VOLO(Backbone):
         sides = (size, size) if isinstance(size, int) else tuple(size)
         if min(sides) < 16:
             raise ValueError(f"img_size must be at least 16, found {size}")
-        self.downsamples.append(Stem(self.in_channels, spec["stem_dims"], dims[0]))
+        self.downsamples.append(ConvStem(self.in_channels, spec["stem_dims"], dims[0], 8))
         self.downsamples.append(Downsample(dims[0], dims[1], tuple(side // 16 for side in sides)))
         of_stages = drop_path_rates(drop_path_rate, depths)
         if reference_quirks:
@@ -425,7 +403,7 @@ class VOLO(Backbone):
         for i, rates in enumerate(of_stages):
             if i > 1:
                 self.downsamples.append(nn.Identity())
-            attention = GlobalAttention if i else OutlookAttention
+            attention = SelfAttention if i else OutlookAttention
             blocks = []
             for rate in rates:
                 attn = attention(dims[i], spec["num_heads"][i], qkv_bias=qkv_bias)

@@ -1,9 +1,12 @@
 """Words on pictures: what each part of one is, and what its colours mean."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from pointsuite.engine.checkpoint import atomic_write
 
 FONT_SIZE = 12
 MARGIN = 3  # pixels around a line
@@ -131,6 +134,8 @@ class CaptionedPairs:
 
 def write_image(path: str, picture: np.ndarray) -> None:
     """Write a picture uint8 (H, W, 3), red first, of the kind that the suffix says; folders are made."""
-    import mmcv
-
-    mmcv.imwrite(np.ascontiguousarray(picture[..., ::-1]), str(path))
+    suffix, formats = Path(path).suffix.lower(), Image.registered_extensions()
+    if suffix not in formats:
+        raise ValueError(f"{path}: a suffix of an image format, such as .png, is wanted, found {suffix!r}")
+    with atomic_write(path) as file:
+        Image.fromarray(picture).save(file, formats[suffix])

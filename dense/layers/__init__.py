@@ -15,7 +15,7 @@ from .linear import Linear
 from .local_patch_interaction import LocalPatchInteraction
 from .mlp import MLP
 from .neighborhood_attention import NeighborhoodAttention1d, NeighborhoodAttention2d, NeighborhoodAttention3d
-from .patch_embed import PatchEmbed
+from .patch_embed import ConvStem, PatchEmbed
 from .patch_merging import ConvLayerNorm, PatchMerging, SwinPatchMerging
 from .position_relation import PositionRelation
 from .positions import resize_positions
@@ -39,6 +39,7 @@ __all__ = [
     "ConvLayerNorm",
     "ConvNorm",
     "ConvNormReLU",
+    "ConvStem",
     "DropPath",
     "InjectiveAttention",
     "LayerNorm",

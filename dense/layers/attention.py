@@ -15,7 +15,7 @@ from .linear import Linear
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention between all tokens: (B, N, C) to the same.
+    """Multi-head attention between all tokens: (B, N, C), or the pixels of (B, H, W, C), to the same.
 
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017. A subclass that changes the weights
     overrides :meth:`weigh` and :meth:`attend`, so that both ways of computing them agree; what else they need
@@ -47,7 +47,7 @@ class SelfAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, scale=self.scale)
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
-        return self.proj(self.mix(self.qkv(x), *context))
+        return self.proj(self.mix(self.qkv(x.flatten(1, -2)), *context)).view(x.shape)
 
     def mix(self, qkv: Tensor, *context: Any) -> Tensor:
         """Queries, keys and values (B, N, 3 C), in this order, to (B, N, C)."""

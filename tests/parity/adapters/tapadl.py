@@ -73,7 +73,7 @@ def fan(pack: Pack) -> Case:
         found = {f"block{i}": (block, as_map) for i, block in enumerate(backbone.blocks)}
         found["block0_attn"] = backbone.blocks[0].attn
         if hybrid:
-            found["backbone"] = backbone.patch_embed.stages[-1]
+            found["backbone"] = backbone.patch_embed.proj.stages[-1]
         return found
 
     case = backbone_case(FAN, pack, arch, taps, {"num_scales": scales(pack), "reference_quirks": True})
