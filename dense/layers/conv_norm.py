@@ -2,11 +2,13 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..ops.convolution import conv2d
 from ..ops.linear import ACTIVATIONS, linear
 from .weighted_conv import effective_weight
+
+Size = int | tuple[int, ...]
 
 
 class ConvNorm(nn.Module):
@@ -24,6 +26,8 @@ class ConvNorm(nn.Module):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, groups, bias: of the convolution.
         norm_weight_init: initial scale of the norm; 0 switches a residual branch off at first.
+        dilation: of the convolution.
+        norm_eps: of the norm.
     """
 
     def __init__(
@@ -36,12 +40,14 @@ class ConvNorm(nn.Module):
         groups: int = 1,
         bias: bool = False,
         norm_weight_init: float = 1.0,
+        dilation: int = 1,
+        norm_eps: float = 1e-5,
     ):
         super().__init__()
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=bias
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=bias
         )
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm = nn.BatchNorm2d(out_channels, norm_eps)
         nn.init.constant_(self.norm.weight, norm_weight_init)
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
@@ -49,12 +55,17 @@ class ConvNorm(nn.Module):
         # a run may have exchanged the norm (SyncBatchNorm is one of these, GroupNorm is not)
         if norm.training or not isinstance(norm, _BatchNorm) or norm.running_var is None:
             return ACTIVATIONS[activation](norm(conv(x)))
-        weight, bias = fold_norm(effective_weight(conv), conv.bias, norm)
-        if _is_linear(conv) and _is_quick(x):
-            x = linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias, activation=activation)
-            return x.permute(0, 3, 1, 2)
-        x = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-        return ACTIVATIONS[activation](x)
+        return convolve(x, *self.merge(), *_geometry(conv), activation, conv.dilation)
+
+    def merge(self) -> tuple[Tensor, Tensor]:
+        """Weight (out_channels, in_channels / groups, k, k) and bias (out_channels,) of the one convolution
+        that it is at evaluation.
+        """
+        return fold_norm(effective_weight(self.conv), self.conv.bias, self.norm)
+
+    def to_conv(self) -> "MergedConv":
+        """That convolution as a layer of its own."""
+        return MergedConv.of(*self.merge(), *_geometry(self.conv), self.conv.dilation)
 
 
 class ConvNormReLU(ConvNorm):
@@ -66,9 +77,75 @@ class ConvNormReLU(ConvNorm):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x, "relu")
 
+    def to_conv(self) -> "MergedConv":
+        conv = super().to_conv()
+        conv.activation = "relu"
+        return conv
 
-def _is_linear(conv: nn.Conv2d) -> bool:
-    return conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+
+class MergedConv(nn.Conv2d):
+    """What a convolution and its norm, or branches of such, have become; it is called as they are.
+
+    Attributes:
+        activation: what it goes on with where a call names none.
+    """
+
+    activation: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        weight: Tensor,
+        bias: Tensor,
+        stride: Size = 1,
+        padding: Size = 0,
+        groups: int = 1,
+        dilation: Size = 1,
+    ) -> "MergedConv":
+        """The layer with this weight (out, in / groups, k, k) and bias (out,)."""
+        out_channels, width, *size = weight.shape
+        how = {"dilation": dilation, "groups": groups, "device": "meta"}
+        conv = cls(width * groups, out_channels, tuple(size), stride, padding, **how)
+        conv.weight, conv.bias = (nn.Parameter(tensor.detach().clone()) for tensor in (weight, bias))
+        return conv
+
+    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
+        activation = activation or self.activation
+        return convolve(x, self.weight, self.bias, *_geometry(self), activation, self.dilation)
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: Size = 1,
+    padding: Size = 0,
+    groups: int = 1,
+    activation: str | None = None,
+    dilation: Size = 1,
+) -> Tensor:
+    """Convolution and activation, the linear layer that it is where that is faster (see :class:`ConvNorm`).
+
+    Args:
+        x: (B, in, H, W).
+        weight: (out, in / groups, k, k).
+        bias: (out,).
+        stride, padding, groups: of the convolution.
+        activation: see :func:`dense.ops.linear`.
+        dilation: of the convolution.
+
+    Returns:
+        (B, out, H', W').
+    """
+    moves = weight.shape[-1] > 1 or weight.shape[-2] > 1 or groups > 1
+    if not moves and stride in (1, (1, 1)) and padding in (0, (0, 0)) and _is_quick(x):
+        x = linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias, activation=activation)
+        return x.permute(0, 3, 1, 2)
+    return conv2d(x, weight, bias, stride, padding, dilation, groups, activation=activation)
+
+
+def _geometry(conv: nn.Conv2d) -> tuple[Size, Size, int]:
+    return conv.stride, conv.padding, conv.groups
 
 
 def _is_quick(x: Tensor) -> bool:

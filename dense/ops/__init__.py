@@ -1,6 +1,7 @@
 """Functions on tensors: no parameters, no MMEngine."""
 
 from .attention import padded_attention
+from .convolution import conv2d
 from .dynamic_conv import dynamic_depthwise_conv
 from .frame_attention import frame_logits
 from .halo_attention import halo_attention
@@ -23,6 +24,7 @@ __all__ = [
     "dynamic_depthwise_conv",
     "frame_logits",
     "halo_attention",
+    "conv2d",
     "linear",
     "linear_attention",
     "local_logits",

@@ -28,12 +28,12 @@ def dynamic_depthwise_conv(x: Tensor, kernels: Tensor, bias: Tensor | None = Non
     if not all(side % 2 for side in size):
         raise ValueError(f"kernels must have odd sides, found {size[0]} x {size[1]}")
     margins = [side // 2 for side in size]
-    # one grouped convolution of B * C groups would want the samples beside each other, channel by channel
-    if x.device.type == "cpu" and not is_traced():
-        maps = x.permute(0, 3, 1, 2)
-        how = {"padding": margins, "groups": x.shape[3]}
-        parts = [F.conv2d(m, w, bias, **how) for m, w in zip(maps.split(1), kernels[:, :, None], strict=True)]
-        return torch.cat(parts).permute(0, 2, 3, 1)
+    if x.device.type == "cpu" and len(x) and not is_traced():
+        # one convolution of B * C groups: samples beside each other, channel by channel
+        maps = x.permute(1, 2, 0, 3).flatten(2)[None].permute(0, 3, 1, 2)
+        shared = None if bias is None else bias.repeat(len(x))
+        y = F.conv2d(maps, kernels.flatten(0, 1)[:, None], shared, padding=margins, groups=maps.shape[1])
+        return y[0].unflatten(0, x.shape[::3]).permute(0, 2, 3, 1).contiguous()
     height, width = x.shape[1:3]
     padded = F.pad(x, (0, 0, margins[1], margins[1], margins[0], margins[0]))
     y = None if bias is None else bias.expand_as(x)

@@ -41,7 +41,7 @@ def linear(
         raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, found {activation!r}")
     if activation is not None and times is not None:
         raise ValueError(f"times excludes an activation, found {activation!r}")
-    if _use_onednn(x, weight):
+    if use_onednn(x, weight):
         if times is not None:
             return torch.ops.mkldnn._linear_pointwise.binary(x, times, weight, bias, "mul")
         return torch.ops.mkldnn._linear_pointwise(
@@ -51,7 +51,8 @@ def linear(
     return ACTIVATIONS[activation](y) if times is None else y * times
 
 
-def _use_onednn(x: Tensor, weight: Tensor) -> bool:
+def use_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN's operators with an activation can take these."""
     # the operator has no gradient and takes float32; who compiles, traces or counts wants plain PyTorch
     return (
         ONEDNN
