@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pointsuite.engine.backends import is_traced
 from pointsuite.engine.checkpoint import rename_keys
 from pointsuite.engine.network import results
 
@@ -105,8 +106,8 @@ class IARED2(ViT):
     """DeiT in groups of blocks, before each of which an interpreter drops patches of each image.
 
     In evaluation dropped tokens leave the computation (a batch is padded to its most tokens); with
-    ``drop_tokens=False``, and in training, they are masked: the same numbers up to rounding. In maps and
-    among the tokens that are returned they are 0.
+    ``drop_tokens=False``, in training and in exported graphs they are masked: the same numbers up to
+    rounding. In maps and among the tokens that are returned they are 0.
 
     Args:
         arch: a published variant, or a dict as those in ``archs``: ``groups`` are numbers of blocks.
@@ -183,7 +184,8 @@ class IARED2(ViT):
         self._check_images(x)
         policy = Policy() if policy is None else policy
         active = len(self.starts) if active is None else active
-        drop = self.drop_tokens and not self.training
+        # how many tokens stay is known from images alone, not to a graph of any
+        drop = self.drop_tokens and not self.training and not is_traced()
         wanted = torch.is_grad_enabled()
         with torch.set_grad_enabled(wanted and trained_from == 0):
             tokens, grid = self.embed(x)
