@@ -3,10 +3,8 @@
 _base_ = [
     "../_base_/datasets/cifar10_photos.py",
     "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/default.py",
+    "../_base_/runtimes/dense.py",
 ]
-
-default_scope = "dense"
 
 model = dict(
     type="ImageClassifier",

@@ -4,9 +4,8 @@
 #
 # data_root has a folder for each split, in it one for each class: train/n01440764/*.JPEG, val/n01440764/...
 # Where val is flat, give its data set a list: list_file="val.txt", with lines "NAME.JPEG LABEL".
-_base_ = "../_base_/runtimes/default.py"
+_base_ = "../_base_/runtimes/dense.py"
 
-default_scope = "dense"
 data_root = "data/imagenet"
 max_epochs = 300  # of the cosine; ten more at its end
 

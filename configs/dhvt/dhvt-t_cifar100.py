@@ -3,9 +3,8 @@
 # has 256 images a step, so model.backbone.arch=small_cifar_patch4, optim_wrapper.optimizer.lr=5e-4.
 #
 # data_root holds cifar-100-binary.tar.gz (the "binary version" of CIFAR-100), as it is or unpacked.
-_base_ = "../_base_/runtimes/default.py"
+_base_ = "../_base_/runtimes/dense.py"
 
-default_scope = "dense"
 data_root = "data/cifar"
 max_epochs = 300
 

@@ -2,10 +2,9 @@
 _base_ = [
     "../_base_/datasets/cifar10_photos.py",
     "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/default.py",
+    "../_base_/runtimes/dense.py",
 ]
 
-default_scope = "dense"
 scale = (64, 64)
 max_epochs = 4
 

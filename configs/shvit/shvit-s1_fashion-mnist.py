@@ -1,8 +1,7 @@
 # SHViT-S1 from random weights on Fashion-MNIST, enlarged to 64 x 64 (its stem has a stride of 16): a run of
 # some minutes on a CPU. Data: apt-get install dataset-fashion-mnist, or --cfg-options data_root=DIR.
-_base_ = ["../_base_/schedules/adamw_12e.py", "../_base_/runtimes/default.py"]
+_base_ = ["../_base_/schedules/adamw_12e.py", "../_base_/runtimes/dense.py"]
 
-default_scope = "dense"
 data_root = "/usr/share/datasets/fashion-mnist"
 max_epochs = 3
 

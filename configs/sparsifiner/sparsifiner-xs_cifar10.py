@@ -3,10 +3,9 @@
 _base_ = [
     "../_base_/datasets/cifar10_photos.py",
     "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/default.py",
+    "../_base_/runtimes/dense.py",
 ]
 
-default_scope = "dense"
 pretrained = "work_dirs/deit-xs_cifar10"  # its last checkpoint
 max_epochs = 4
 model = dict(

@@ -4,9 +4,8 @@
 # epochs without a better one, which saves time only.
 #
 # data_root: the archive's folder UCSDped2 (see the README).
-_base_ = "../_base_/runtimes/default.py"
+_base_ = "../_base_/runtimes/dense.py"
 
-default_scope = "dense"
 data_root = "data/UCSDped2"
 
 model = dict(type="FramePredictor", network=dict(type="VADHybrid", arch="base", in_channels=1))

@@ -2,9 +2,8 @@
 # is ours, the usual one for these networks; none was published with weighted convolutions.
 #
 # data_root holds cifar-100-binary.tar.gz (the "binary version" of CIFAR-100), as it is or unpacked.
-_base_ = "../_base_/runtimes/default.py"
+_base_ = "../_base_/runtimes/dense.py"
 
-default_scope = "dense"
 data_root = "data/cifar"
 max_epochs = 200
 

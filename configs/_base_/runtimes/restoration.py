@@ -1,7 +1,5 @@
 # What every run of image restoration shares.
-_base_ = "default.py"
-
-default_scope = "dense"
+_base_ = "dense.py"
 
 val_cfg = dict()
 test_cfg = dict()
