@@ -20,6 +20,7 @@ _registries = make_registries(
     TRANSFORMS=("dense.base", *TASKS),
     METRICS=TASKS,
     HOOKS=("dense.base", "dense.adaptation"),
+    OPTIMIZERS="dense.base",
     OPTIM_WRAPPER_CONSTRUCTORS="dense.base",
     PARAM_SCHEDULERS="dense.base",
     VISUALIZERS=TASKS,
@@ -30,6 +31,7 @@ TRANSFORMS = _registries["TRANSFORMS"]
 METRICS = _registries["METRICS"]
 HOOKS = _registries["HOOKS"]
 VISUALIZERS = _registries["VISUALIZERS"]
+OPTIMIZERS = _registries["OPTIMIZERS"]
 OPTIM_WRAPPER_CONSTRUCTORS = _registries["OPTIM_WRAPPER_CONSTRUCTORS"]
 PARAM_SCHEDULERS = _registries["PARAM_SCHEDULERS"]
 

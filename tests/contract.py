@@ -3,15 +3,20 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dense.base import BaseBackbone, ClassificationNetwork
+from dense.layers import ConvNorm, ReparameterizedConv, mergeable_layers, switch_to_deploy
 from pointsuite.engine.checkpoint import load_checkpoint, save_checkpoint
 from pointsuite.engine.network import Network
 
 PACKS = Path(__file__).parent / "parity" / "packs"
+SHARED: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 
 
 def tensors(output) -> list[Tensor]:
@@ -63,27 +68,46 @@ def gradients(network: nn.Module, inputs: tuple) -> dict[str, Tensor | None]:
     return {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
 
 
+def shared(network: nn.Module, what: str, compute: Callable[[], Any]) -> Any:
+    """What several checks of a network want alike is computed by the first of them."""
+    known = SHARED.setdefault(network, {})
+    if what not in known:
+        known[what] = compute()
+    return known[what]
+
+
+@torch.no_grad()
+def outputs_of(network: nn.Module, cls: type[Network]) -> Any:
+    """Of two examples, by the network as it was when they were first asked for."""
+    return shared(network, "outputs", lambda: network(*examples(network, cls, 2)))
+
+
+def gradients_of(network: nn.Module, cls: type[Network]) -> dict[str, Tensor | None]:
+    """In training, of four examples."""
+    return shared(
+        network, "gradients", lambda: gradients(copy.deepcopy(network).train(), examples(network, cls, 4))
+    )
+
+
 # ------------------------------------------------------------------------------------------------- checks
 
 
 @torch.no_grad()
 def check_forward(network, cls, tmp_path):
-    for size in cls.example_sizes:
-        outputs = tensors(network(*examples(network, cls, 2, size)))
+    for found in (outputs_of(network, cls), network(*examples(network, cls, 2, cls.example_sizes[1]))):
+        outputs = tensors(found)
         assert outputs and all(y.isfinite().all() for y in outputs)
         assert any(y.std() > 0 for y in outputs)
 
 
 @torch.no_grad()
 def check_deterministic(network, cls, tmp_path):
-    inputs = examples(network, cls, 2)
-    first, second = tensors(network(*inputs)), tensors(network(*inputs))
+    first, second = tensors(outputs_of(network, cls)), tensors(network(*examples(network, cls, 2)))
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
 
 
 def check_gradients(network, cls, tmp_path):
-    network = copy.deepcopy(network).train()
-    for name, gradient in gradients(network, examples(network, cls, 4)).items():
+    for name, gradient in gradients_of(network, cls).items():
         assert gradient is not None and gradient.isfinite().all(), name
         assert gradient.abs().max() > 0, name
 
@@ -120,11 +144,9 @@ def cut(whole, part, first):
 
 @torch.no_grad()
 def check_bfloat16(network, cls, tmp_path):
-    inputs = examples(network, cls, 2)
-    wanted = network(*inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        found = network(*inputs)
-    assert difference(found, wanted) < 0.05
+        found = network(*examples(network, cls, 2))
+    assert difference(found, outputs_of(network, cls)) < 0.05
 
 
 @torch.no_grad()
@@ -132,10 +154,10 @@ def check_round_trip(network, cls, tmp_path):
     save_checkpoint(network.state_dict(), tmp_path / "weights.pth")
     other = copy.deepcopy(network)
     for parameter in other.parameters():
-        nn.init.normal_(parameter)
+        nn.init.constant_(parameter, torch.nan)
     other.load_state_dict(load_checkpoint(tmp_path / "weights.pth"))
-    inputs = examples(network, cls, 2)
-    for x, y in zip(tensors(other(*inputs)), tensors(network(*inputs)), strict=True):
+    found = other(*examples(network, cls, 2))
+    for x, y in zip(tensors(found), tensors(outputs_of(network, cls)), strict=True):
         assert torch.equal(x, y)
 
 
@@ -144,24 +166,75 @@ def check_checkpointing(network, cls, tmp_path):
     if not any(hasattr(module, "with_cp") for module in network.modules()):
         return
     inputs = examples(network, cls, 4)
-    if checkpointing_effect(network, inputs) < 1e-4:
+    if checkpointing_effect(network, inputs, gradients_of(network, cls)) < 1e-4:
         return
     # where rounding is enlarged, as by logits of 1e6, float32 tells nothing
-    assert checkpointing_effect(copy.deepcopy(network).double(), in_float64(inputs)) < 1e-6
+    double, inputs = copy.deepcopy(network).double(), in_float64(inputs)
+    wanted = gradients(copy.deepcopy(double).train(), inputs)
+    assert checkpointing_effect(double, inputs, wanted) < 1e-6
 
 
-def checkpointing_effect(network, inputs) -> float:
-    """The largest change of a parameter's gradient, relative to its size."""
-    plain, saving = (copy.deepcopy(network).train() for _ in range(2))
+def checkpointing_effect(network, inputs, wanted) -> float:
+    """The largest change of a parameter's gradient from what it is without, relative to its size."""
+    saving = copy.deepcopy(network).train()
     for module in saving.modules():
         if hasattr(module, "with_cp"):
             module.with_cp = True
-    wanted, found = gradients(plain, inputs), gradients(saving, inputs)
+    found = gradients(saving, inputs)
     assert {name for name in wanted if wanted[name] is None} == {
         name for name in found if found[name] is None
     }
     pairs = [(found[name], wanted[name]) for name in wanted if wanted[name] is not None]
     return max(((f - w).norm() / w.norm().clamp(min=1e-12)).item() for f, w in pairs)
+
+
+@torch.no_grad()
+def check_deploy(network, cls, tmp_path):
+    """Norms and branches that are merged, at each call or for good, change nothing, and ``deploy`` builds
+    what the latter leaves; a network without any passes.
+    """
+    if not mergeable_layers(network):
+        return
+    if issubclass(cls, BaseBackbone):
+        with torch.device("meta"):
+            merged = cls.smallest(deploy=True, features_only=isinstance(network, BaseBackbone))
+        assert merged.state_dict().keys() == switch_to_deploy(copy.deepcopy(network)).state_dict().keys()
+    inputs = examples(network, cls, 2)
+    if max(deploying_effects(network, inputs)) < 1e-5:
+        return
+    # where rounding is enlarged, float32 tells nothing
+    assert max(deploying_effects(copy.deepcopy(network).double(), in_float64(inputs))) < 1e-9
+
+
+def deploying_effects(network, inputs) -> tuple[float, float]:
+    """The change of outputs by merging at each call, and by keeping what is merged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConvNorm, "merges", property(lambda self: False))
+        patch.setattr(ReparameterizedConv, "merges", property(lambda self: False))
+        wanted = network(*inputs)
+    deployed = switch_to_deploy(copy.deepcopy(network))
+    assert not mergeable_layers(deployed)
+    return difference(network(*inputs), wanted), difference(deployed(*inputs), wanted)
+
+
+@torch.no_grad()
+def check_classifier(network, cls, tmp_path):
+    """The methods that users of timm know; what is no classifier of images passes."""
+    if not isinstance(network, ClassificationNetwork):
+        return
+    inputs, logits = examples(network, cls, 2), outputs_of(network, cls)
+    features = network.forward_features(*inputs)
+    assert logits.shape == (2, network.num_classes) and torch.equal(network.forward_head(features), logits)
+    vectors = network.forward_head(features, pre_logits=True)
+    assert vectors.shape == (2, network.head_hidden_size)
+    if isinstance(features, Tensor):
+        assert network.num_features in features.shape
+    network = copy.deepcopy(network)
+    network.reset_classifier(3)
+    assert network(*inputs).shape == (2, 3) and network.num_classes == 3
+    network.reset_classifier(0)
+    torch.testing.assert_close(network(*inputs), vectors)
+    assert cls.smallest(num_classes=0).eval()(*inputs).shape == vectors.shape
 
 
 def check_packs(network, cls, tmp_path):

@@ -4,6 +4,7 @@ Examples:
     python tools/convert_checkpoint.py PUBLISHED.pth                     # finds out whose they are
     python tools/convert_checkpoint.py davit_tiny PUBLISHED.pth OUT.pth
     python tools/convert_checkpoint.py risurconv_cls PUBLISHED.pth OUT.pth --model-args num_classes=40 width=2
+    python tools/convert_checkpoint.py PUBLISHED.pth OUT.pth --deploy    # branches and norms merged
 
 The file written can be given to ``create_model(MODEL, pretrained=OUT)``, to the predictors or, where MODEL is
 a config, to ``tools/test.py``. The converted weights must fit the model exactly.
@@ -37,8 +38,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="KEY=VALUE",
         help="arguments of MODEL, as num_classes=40",
     )
+    parser.add_argument(
+        "--deploy", action="store_true", help="merge branches and norms into convolutions (deploy=True)"
+    )
     args = parser.parse_args(argv)
     import pointsuite
+    from dense.base import BaseBackbone
+    from dense.layers import mergeable_layers, switch_to_deploy
     from dense.registry import ZOO
     from pointsuite.engine.checkpoint import (
         CheckpointError,
@@ -70,7 +76,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise CheckpointError(f"{file}: {error}") from error
     if converted is None:
         raise UsageError(f"{name} has no convert_official: its published weights cannot be read")
+    trunk = getattr(model, "backbone", model)
+    if isinstance(trunk, BaseBackbone) and not trunk.deploy and trunk.is_merged(converted):
+        options = {**options, "deploy": True}
+        model = build(name, options)
     load_converted(model, converted, file)
+    if args.deploy and not options.get("deploy"):
+        if name.endswith(".py"):
+            raise UsageError(f"--deploy wants a model of a zoo, found {name}: give its backbone deploy=True")
+        if not mergeable_layers(model):
+            raise UsageError(f"--deploy: {name} has no branches or norms to merge")
+        switch_to_deploy(model)
+        options = {**options, "deploy": True}
     out = out or str(Path(file).with_name(f"{Path(file).stem}-{name}.pth"))
     if Path(out).resolve() == Path(file).resolve():
         raise UsageError(f"{out}: is the published file, wanted another one to write")

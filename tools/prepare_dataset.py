@@ -25,6 +25,7 @@ DATASETS = {
     "meshes": "pointsuite.datasets.mesh_folder",
     "clouds": "pointsuite.datasets.cloud_folder",
     "camvid": "dense.segmentation.datasets",
+    "camvid-patches": "dense.segmentation.patches",
     "pennfudan": "dense.detection.datasets",
 }
 

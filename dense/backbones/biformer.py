@@ -385,6 +385,7 @@ class BiFormer(Backbone):
         "stl": _arch(96, (2, 2, 6, 2), "stl"),
         "stl_nchw": _arch(96, (2, 2, 6, 2), "stl_nchw"),
     }
+    example_arch = {"embed_dims": (32, 64, 128, 256)}
     num_parameters = {
         "tiny": 13_142_760,
         "small": 25_536_232,

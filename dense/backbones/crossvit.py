@@ -348,7 +348,7 @@ class CrossViT(BaseBackbone):
             for stride in branch.strides
         )
         self.num_features = sum(spec["embed_dims"])
-        self.train()
+        self._finish()
 
     # ---------------------------------------------------------------------------------------------- forward
 

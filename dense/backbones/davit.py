@@ -144,6 +144,7 @@ class DaViT(Backbone):
         "huge": _published(256, (1, 1, 9, 1), window_size=12, overlapped_patch=True),
         "giant": _published(384, (1, 1, 12, 3), window_size=12, overlapped_patch=True),
     }
+    example_arch = {"embed_dims": (24, 48, 96, 192)}
     num_parameters = {
         "tiny": 28_360_168,
         "small": 49_745_896,

@@ -17,7 +17,15 @@ from pointsuite.engine.checkpoint import rename_keys
 from pointsuite.engine.network import results
 
 from ..base import Backbone, register_backbone
-from ..layers import ConvNorm, DropPath, Linear, PooledLinear, drop_path_rates, on_channels_last
+from ..layers import (
+    ConvNorm,
+    DropPath,
+    FinalConvHead,
+    Linear,
+    PooledLinear,
+    drop_path_rates,
+    on_channels_last,
+)
 from ..ops import halo_attention
 from ..ops.linear import ACTIVATIONS
 
@@ -189,25 +197,6 @@ class Stem(nn.Module):
         for conv in self.convs:
             x = conv(x, self.act)
         return F.max_pool2d(x, 3, 2, 1)
-
-
-class FinalConvHead(PooledLinear):
-    """A normed 1x1 convolution, mean, Linear: (B, C, H, W) to (B, num_classes).
-
-    Args:
-        in_channels: C.
-        hidden_dims: of the convolution.
-        num_classes: number of logits.
-        act: see :class:`Bottleneck`.
-    """
-
-    def __init__(self, in_channels: int, hidden_dims: int, num_classes: int, act: str):
-        super().__init__(hidden_dims, num_classes)
-        self.act = act
-        self.conv = ConvNorm(in_channels, hidden_dims, 1)
-
-    def pre_logits(self, features: Tensor) -> Tensor:
-        return super().pre_logits(self.conv(features, self.act))
 
 
 def _halonet(

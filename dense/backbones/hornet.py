@@ -29,6 +29,7 @@ from ..layers import (
     make_scale,
     on_channels_last,
 )
+from ..ops import half_spectrum, invert_half_spectrum
 
 
 class DepthwiseFilter(nn.Conv2d):
@@ -52,12 +53,8 @@ class DepthwiseFilter(nn.Conv2d):
 class GlobalLocalFilter(nn.Module):
     """Half the channels convolved 3x3, the others filtered in the frequency domain: (B, H, W, C) to the same.
 
-    The Fourier transform runs in float32 or wider. Its filter, learned for one size of map, is resized
-    bilinearly to that of any other.
-
-    The filtered spectrum is in general not that of real values, and libraries differ in what their inverse
-    makes of it. Here it is inverted along H, then, as of real values, along W: the imaginary parts of the
-    columns that a real inverse takes to be real are dropped.
+    The Fourier transform runs in float32 or wider, see :func:`dense.ops.invert_half_spectrum`. Its filter,
+    learned for one size of map, is resized bilinearly to that of any other.
 
     Args:
         channels: C, even.
@@ -88,14 +85,9 @@ class GlobalLocalFilter(nn.Module):
         return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
     def filter_globally(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        spectrum = torch.fft.rfft2(x, dim=(1, 2), norm="ortho")  # (B, H, W // 2 + 1, C / 2)
+        spectrum = half_spectrum(x)  # (B, H, W // 2 + 1, C / 2)
         spectrum = spectrum * self.resized_filter(spectrum.shape[1:3]).to(spectrum.dtype)
-        rows = torch.fft.ifft(spectrum, dim=1, norm="ortho")
-        rows.imag[:, :, 0] = 0
-        if width % 2 == 0:
-            rows.imag[:, :, width // 2] = 0
-        return torch.fft.irfft(rows, width, dim=2, norm="ortho")
+        return invert_half_spectrum(spectrum, x.shape[2])
 
     def resized_filter(self, size: tuple[int, int]) -> Tensor:
         """The filter for spectra of ``size``: (*size, C / 2), complex."""
@@ -231,6 +223,7 @@ class HorNet(Backbone):
         "large_gf": _published(192, (14, 8), (7, 4)),
         "large_gf_img384": _published(192, (24, 13), (12, 7)),
     }
+    example_arch = {"embed_dims": (16, 32, 64, 128)}
     num_parameters = {
         "tiny_7x7": 22_409_512,
         "tiny_gf": 22_991_848,

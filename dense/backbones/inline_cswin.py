@@ -125,6 +125,7 @@ class InLineCSWin(Backbone):
         "small": _cswin(64, (3, 6, 29, 2), (2, 4, 8, 16), (3, 6, 0, 0)),
         "base": _cswin(96, (3, 6, 29, 2), (4, 8, 16, 32), (3, 6, 0, 0)),
     }
+    example_arch = {"embed_dims": (16, 32, 64, 128)}
     num_parameters = {"tiny": 20_604_520, "small": 33_032_872, "base": 73_413_640}
     published = {
         "tiny": {"ImageNet-1K top-1, %": 83.2},

@@ -85,6 +85,7 @@ class InLinePVT(Backbone):
         "medium": _pvt(3, 4, 18, 3),
         "large": _pvt(3, 8, 27, 3),
     }
+    example_arch = {"embed_dims": (16, 32, 80, 128)}
     num_parameters = {
         "tiny": 12_032_232,
         "small": 21_556_136,

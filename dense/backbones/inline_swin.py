@@ -97,6 +97,7 @@ class InLineSwin(Backbone):
         "small": _swin(96, (2, 2, 18, 2), (3, 6, 12, 24), (2, 2, 0, 0)),
         "base": _swin(128, (2, 2, 18, 2), (4, 8, 16, 32), (2, 2, 2, 0)),
     }
+    example_arch = {"embed_dims": (24, 48, 96, 192)}
     num_parameters = {"tiny": 29_223_544, "small": 49_793_296, "base": 88_350_120}
     published = {
         "tiny": {"ImageNet-1K top-1, %": 82.4},

@@ -146,6 +146,7 @@ class L2ViT(Backbone):
         "base": _l2vit(128, 18),
         "base_384": _l2vit(128, 18, window_size=12),
     }
+    example_arch = {"embed_dims": (24, 48, 96, 192)}
     num_parameters = {
         "tiny": 28_596_781,
         "small": 50_199_157,

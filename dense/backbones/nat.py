@@ -284,7 +284,8 @@ class NAT(Backbone):
             "vitrpb_base": (82.5, *[None] * 5),
         },
     )
-    example_sizes = ((193, 193), (224, 193))
+    example_sizes = ((65, 65), (96, 65))  # a window fills the last map
+    example_arch = {"embed_dims": (16, 32, 64, 128), "window_size": 3}
     channels_last = True
 
     def __init__(

@@ -246,6 +246,7 @@ class RAVLT(Backbone):
             "layer_scale_init": (1e-6, 1e-6, 1e-6, 1e-6),
         },
     }
+    example_arch = {"embed_dims": (16, 32, 64, 128)}
     num_parameters = {
         "tiny": 14_897_768,
         "small": 25_591_208,

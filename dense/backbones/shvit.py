@@ -16,25 +16,34 @@ from pointsuite.engine.network import results
 
 from ..base import Backbone, register_backbone
 from ..layers import (
-    ClassificationHead,
     ConvNorm,
     DropPath,
+    PooledNormLinear,
+    ReparameterizedConv,
     SqueezeExcitation,
     drop_path_rates,
-    make_classifier,
+    fold_norm,
+    identity_kernel,
 )
 from ..ops import padded_attention
 
 
-class DepthwiseMixer(ConvNorm):
-    """x + norm(depthwise 3x3 convolution of x): (B, C, H, W) to the same."""
+class DepthwiseMixer(ReparameterizedConv):
+    """x + norm(depthwise 3x3 convolution of x), one convolution at evaluation: (B, C, H, W) to the same."""
 
     def __init__(self, embed_dims: int, drop_path: float = 0.0, norm_weight_init: float = 1.0):
-        super().__init__(embed_dims, embed_dims, 3, 1, 1, embed_dims, norm_weight_init=norm_weight_init)
+        super().__init__(padding=1, groups=embed_dims)
+        self.conv = nn.Conv2d(embed_dims, embed_dims, 3, 1, 1, groups=embed_dims, bias=False)
+        self.norm = nn.BatchNorm2d(embed_dims)
         self.drop_path = DropPath(drop_path)
+        nn.init.constant_(self.norm.weight, norm_weight_init)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(super().forward(x))
+    def forward_branches(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.norm(self.conv(x)))
+
+    def merge(self) -> tuple[Tensor, Tensor]:
+        weight, bias = fold_norm(self.conv.weight, None, self.norm)
+        return weight + identity_kernel(weight), bias
 
 
 class FeedForward(nn.Module):
@@ -113,44 +122,6 @@ class PatchMerging(nn.Module):
         return self.conv3(self.se(x))
 
 
-class NormLinear(nn.Module):
-    """Batch norm, Linear: (B, C) to (B, num_classes)."""
-
-    def __init__(self, in_channels: int, num_classes: int):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(in_channels)
-        self.fc = make_classifier(in_channels, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.norm(x))
-
-
-class Head(ClassificationHead):
-    """Mean over positions, batch norm, Linear: (B, C, H, W) to (B, num_classes).
-
-    With ``distillation`` there are two such classifiers: in training both are returned, to learn from labels
-    and from a teacher; evaluation takes their mean. Pre-logits are the mean of both norms.
-    """
-
-    def __init__(self, in_channels: int, num_classes: int, distillation: bool = False):
-        super().__init__(in_channels, None)
-        self.cls = NormLinear(in_channels, num_classes)
-        self.dist = NormLinear(in_channels, num_classes) if distillation else None
-
-    def pre_logits(self, features: Tensor) -> Tensor:
-        x = features.mean((2, 3))
-        return self.cls.norm(x) if self.dist is None else (self.cls.norm(x) + self.dist.norm(x)) / 2
-
-    def forward(self, features: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        if pre_logits:
-            return self.pre_logits(features)
-        x = features.mean((2, 3))
-        if self.dist is None:
-            return self.cls(x)
-        logits = self.cls(x), self.dist(x)
-        return logits if self.training else sum(logits) / 2
-
-
 def _published(
     embed_dims: tuple[int, ...], depths: tuple[int, ...], attention_channels: tuple[int | None, ...]
 ) -> dict[str, Any]:
@@ -225,8 +196,8 @@ class SHViT(Backbone):
             self.stages.append(nn.Sequential(*[Block(dim, channels, rate) for rate in rates]))
         self.set_outputs(dims, (16, 32, 64))
 
-    def make_head(self, num_classes: int) -> Head:
-        return Head(self.num_features, num_classes, self.distillation)
+    def make_head(self, num_classes: int) -> PooledNormLinear:
+        return PooledNormLinear(self.num_features, num_classes, self.distillation)
 
     @classmethod
     def read_options(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -221,6 +221,7 @@ class TiC(Backbone):
             "window_size": 7,
         }
     }
+    example_arch = {"embed_dims": (16, 32, 64, 128)}
     num_parameters = {"tiny": 12_747_048}
     channels_last = True
 

@@ -19,6 +19,7 @@ from pointsuite.engine.network import results
 
 from ..base import Backbone, register_backbone
 from ..layers import (
+    ConvGLU,
     DropPath,
     LayerNorm,
     LayerNorm2d,
@@ -28,7 +29,7 @@ from ..layers import (
     init_normal,
     on_channels_last,
 )
-from ..ops import linear, local_logits, local_mask, local_sum
+from ..ops import local_logits, local_mask, local_sum
 from ..ops.chunks import fitting_rows, rows_at_once, slices
 
 Size = tuple[int, int]
@@ -271,30 +272,6 @@ def _add_query_parameters(module: nn.Module, embed_dims: int, num_heads: int) ->
 def pooled_size(size: Size, sr_ratio: int) -> Size:
     """Sides of the pooled map, rounded down, but at least 1."""
     return tuple(max(1, side // sr_ratio) for side in size)
-
-
-class ConvGLU(nn.Module):
-    """MLP gated by neighbours: (B, H, W, C) to the same.
-
-    Of one projection come a and g; another takes GELU(depthwise 3x3 convolution of a) * g back to C.
-
-    Args:
-        embed_dims: C.
-        hidden_dims: width of a plain MLP of about as many weights; a and g have two thirds of it.
-    """
-
-    def __init__(self, embed_dims: int, hidden_dims: int):
-        super().__init__()
-        width = int(2 * hidden_dims / 3)
-        self.fc1 = Linear(embed_dims, 2 * width)
-        self.dwconv = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.fc2 = Linear(width, embed_dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # two products, so that each result is in one piece and the gate joins the second
-        (to_a, to_g), (bias_a, bias_g) = self.fc1.weight.chunk(2), self.fc1.bias.chunk(2)
-        a = on_channels_last(self.dwconv, linear(x, to_a, bias_a))
-        return self.fc2(linear(x, to_g, bias_g, times=F.gelu(a)))
 
 
 class Block(nn.Module):

@@ -52,7 +52,9 @@ class VGGCifar(Backbone):
         "16": {"embed_dims": (64, 128, 256, 512, 512), "depths": (2, 2, 3, 3, 3)},
         "19": {"embed_dims": (64, 128, 256, 512, 512), "depths": (2, 2, 4, 4, 4)},
     }
+    example_arch = {"embed_dims": (16, 32, 64, 128, 128)}
     num_parameters = {"11": 9_738_984, "13": 9_923_880, "16": 15_236_136, "19": 20_548_392}
+    example_sizes = ((32, 32), (48, 32))
     # of Cammarasana, Patane, arXiv 2505.24558
     published = {"16": {"CIFAR-100 top-1, %": 56.89, "CIFAR-100 top-1 weighted, %": 66.94}}
 

@@ -340,6 +340,7 @@ class VOLO(Backbone):
         "d5_448": D5(img_size=448),
         "d5_512": D5(img_size=512),
     }
+    example_arch = {"embed_dims": (48, 96, 96, 96)}
     num_parameters = {
         "d1": 26_632_040,
         "d1_384": 26_777_960,

@@ -10,8 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pointsuite.engine.checkpoint import strip_prefix
 from pointsuite.engine.network import Network
+from pointsuite.engine.skeleton import skeletons
 
-from ..layers import ClassificationHead, run_block
+from ..layers import ClassificationHead, mergeable_layers, run_block, switch_to_deploy
 from ..registry import MODELS, ZOO
 from .classification import ClassificationNetwork
 
@@ -42,6 +43,7 @@ class BaseBackbone(Network, BaseModule):
         frozen_stages: 0 freezes the stem, n also the first n stages; -1 nothing.
         norm_eval: keep batch norms in evaluation mode while training.
         with_cp: save memory in training: keep only the inputs of blocks, and compute the rest anew.
+        deploy: have the weights of :func:`~dense.layers.switch_to_deploy`, branches and norms merged.
         init_cfg: MMEngine's, as ``dict(type="Pretrained", checkpoint=..., prefix="backbone.")``.
 
     Attributes:
@@ -66,6 +68,7 @@ class BaseBackbone(Network, BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        deploy: bool = False,
         init_cfg: dict | None = None,
     ):
         super().__init__(init_cfg)
@@ -82,6 +85,7 @@ class BaseBackbone(Network, BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self.deploy = deploy
 
     @property
     def feature_info(self) -> FeatureInfo:
@@ -132,6 +136,8 @@ class BaseBackbone(Network, BaseModule):
         else:
             renamed = strip_prefix(state_dict, "backbone.")
         options |= cls.read_options(state_dict)
+        if cls.is_merged(state_dict):
+            options["deploy"] = True
         seen = []
         for arch, spec in cls.archs.items():
             own = cls.adapt_arch(spec, state_dict)
@@ -151,7 +157,22 @@ class BaseBackbone(Network, BaseModule):
         """A variant with the depths that converted weights have."""
         raise NotImplementedError
 
+    @classmethod
+    def is_merged(cls, state_dict: Mapping[str, Tensor]) -> bool:
+        """Whether converted weights are of the form that ``deploy`` has."""
+        if any(key.endswith(".norm.running_var") for key in state_dict if key.startswith("backbone.")):
+            return False
+        with skeletons():
+            names = mergeable_layers(cls.create(next(iter(cls.archs))))
+        return any(f"{name}.weight" in state_dict for name in names)
+
     # --------------------------------------------------------------------------------------------- training
+
+    def _finish(self) -> None:
+        """To be called when all is made."""
+        if self.deploy:
+            switch_to_deploy(self)
+        self.train()
 
     def _run(self, block: nn.Module, *args: Any) -> Any:
         """``block(*args)``, without its inner activations being kept if ``with_cp`` says so."""
@@ -212,7 +233,7 @@ class Backbone(BaseBackbone):
         del self.downsamples[built:], self.stages[built:]  # they would get no gradient
         if norm is not None and self.output_norm:
             self.norms.update({str(i): norm(channels[i]) for i in self.out_indices})
-        self.train()
+        self._finish()
 
     @classmethod
     def classifier_options(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:

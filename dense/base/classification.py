@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..layers import switch_to_deploy
+
 
 class ClassificationNetwork(nn.Module):
     """A backbone and its published head: images (B, 3, H, W) to logits (B, num_classes).
@@ -24,6 +26,8 @@ class ClassificationNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = backbone.make_head(num_classes)
+        if backbone.deploy:
+            switch_to_deploy(self.head)
         self.num_classes = num_classes
 
     @property

@@ -94,7 +94,7 @@ class TokenBackbone(BaseBackbone):
             self.cls_token = None
         if not self.output_norm:
             self.norm = nn.Identity()
-        self.train()
+        self._finish()
 
     @property
     def num_prefix_tokens(self) -> int:

@@ -1,10 +1,11 @@
-"""Pictures of what is inside vision Transformers: numbers of their heads, trees of their tokens."""
+"""Pictures of what is inside classifiers: numbers of heads, trees of tokens, maps over images."""
 
 import io
 import os
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
@@ -65,6 +66,32 @@ def tree_depths(parents: ArrayLike) -> np.ndarray:
             f"a tree has one root, to which all lead; found {int((parents < 0).sum())} and a cycle or more"
         )
     return depths
+
+
+def draw_heat(image: np.ndarray, values: ArrayLike, least: int = 448) -> np.ndarray:
+    """A map of numbers over an image: blue where they are lowest, red where highest.
+
+    Args:
+        image: uint8 (H, W, 3).
+        values: (h, w), of parts of the image; enlarged smoothly.
+        least: pixels of the picture's shorter side, if it has not more.
+
+    Returns:
+        uint8 (H', W', 3).
+
+    Raises:
+        ValueError: no map.
+    """
+    values = np.asarray(values, np.float32)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"values must be (h, w), at least one, found {values.shape}")
+    scale = max(1, least / min(image.shape[:2]))
+    size = tuple(round(side * scale) for side in image.shape[1::-1])
+    low, high = values.min(), values.max()
+    levels = Image.fromarray((values - low) / (high - low if high > low else 1))
+    heat = colormaps["jet"](np.asarray(levels.resize(size, Image.Resampling.BICUBIC)), bytes=True)[..., :3]
+    picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(Image.blend(picture, Image.fromarray(heat), 0.45))
 
 
 def draw_tree(image: np.ndarray, parents: ArrayLike, grid: tuple[int, int], least: int = 448) -> np.ndarray:

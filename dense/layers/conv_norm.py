@@ -51,11 +51,18 @@ class ConvNorm(nn.Module):
         nn.init.constant_(self.norm.weight, norm_weight_init)
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        conv, norm = self.conv, self.norm
-        # a run may have exchanged the norm (SyncBatchNorm is one of these, GroupNorm is not)
-        if norm.training or not isinstance(norm, _BatchNorm) or norm.running_var is None:
-            return ACTIVATIONS[activation](norm(conv(x)))
+        conv = self.conv
+        if not self.merges:
+            return ACTIVATIONS[activation](self.norm(conv(x)))
         return convolve(x, *self.merge(), *_geometry(conv), activation, conv.dilation)
+
+    @property
+    def merges(self) -> bool:
+        """Whether it is one convolution now: its norm evaluates, and no run has exchanged it for another kind
+        (SyncBatchNorm is a batch norm, GroupNorm is not).
+        """
+        norm = self.norm
+        return isinstance(norm, _BatchNorm) and not norm.training and norm.running_var is not None
 
     def merge(self) -> tuple[Tensor, Tensor]:
         """Weight (out_channels, in_channels / groups, k, k) and bias (out_channels,) of the one convolution
@@ -161,11 +168,10 @@ def fold_norm(weight: Tensor, bias: Tensor | None, norm: _BatchNorm) -> tuple[Te
         bias: (out), None for 0.
         norm: of out channels, with running statistics.
     """
+    mean, own_weight, own_bias = norm.running_mean, norm.weight, norm.bias
     scale = torch.rsqrt(norm.running_var + norm.eps)
-    shift = -norm.running_mean if bias is None else bias - norm.running_mean
-    if norm.weight is not None:
-        scale = scale * norm.weight
-    shift = shift * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias
+    if own_weight is not None:
+        scale = scale * own_weight
+    shift = -mean if bias is None else bias - mean
+    shift = shift * scale if own_bias is None else torch.addcmul(own_bias, shift, scale)
     return weight * scale.view(-1, *[1] * (weight.ndim - 1)), shift

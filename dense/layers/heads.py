@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .conv_norm import ConvNorm
 from .init import init_normal
 
 
@@ -112,6 +113,63 @@ class PooledLinear(ClassificationHead):
         if self.norm_first:
             return self.norm(features).mean((2, 3))
         return self.norm(features.mean((2, 3)))
+
+
+class FinalConvHead(PooledLinear):
+    """A normed 1x1 convolution, mean, Linear: (B, C, H, W) to (B, num_classes).
+
+    Args:
+        in_channels: C.
+        hidden_dims: of the convolution.
+        num_classes: number of logits.
+        act: activation after it, see :func:`dense.ops.linear`.
+    """
+
+    def __init__(self, in_channels: int, hidden_dims: int, num_classes: int, act: str):
+        super().__init__(hidden_dims, num_classes)
+        self.act = act
+        self.conv = ConvNorm(in_channels, hidden_dims, 1)
+
+    def pre_logits(self, features: Tensor) -> Tensor:
+        return super().pre_logits(self.conv(features, self.act))
+
+
+class NormLinear(nn.Module):
+    """Batch norm, Linear: (B, C) to (B, num_classes)."""
+
+    def __init__(self, in_channels: int, num_classes: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(in_channels)
+        self.fc = make_classifier(in_channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.norm(x))
+
+
+class PooledNormLinear(ClassificationHead):
+    """Mean over positions, batch norm, Linear: (B, C, H, W) to (B, num_classes).
+
+    With ``distillation`` there are two such classifiers: in training both are returned, to learn from labels
+    and from a teacher; evaluation takes their mean. Pre-logits are the mean of both norms.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, distillation: bool = False):
+        super().__init__(in_channels, None)
+        self.cls = NormLinear(in_channels, num_classes)
+        self.dist = NormLinear(in_channels, num_classes) if distillation else None
+
+    def pre_logits(self, features: Tensor) -> Tensor:
+        x = features.mean((2, 3))
+        return self.cls.norm(x) if self.dist is None else (self.cls.norm(x) + self.dist.norm(x)) / 2
+
+    def forward(self, features: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        if pre_logits:
+            return self.pre_logits(features)
+        x = features.mean((2, 3))
+        if self.dist is None:
+            return self.cls(x)
+        logits = self.cls(x), self.dist(x)
+        return logits if self.training else sum(logits) / 2
 
 
 class TokenHead(ClassificationHead):

@@ -1,9 +1,13 @@
 """Functions on tensors: no parameters, no MMEngine."""
 
 from .attention import padded_attention
+from .context_mixing import context_mixing
 from .convolution import conv2d
-from .dynamic_conv import dynamic_depthwise_conv
+from .dynamic_conv import dynamic_depthwise_conv, involution
 from .frame_attention import frame_logits
+from .frequency import half_spectrum, invert_half_spectrum
+from .gated_conv import gated_depthwise_conv
+from .gated_sum import gated_sum
 from .halo_attention import halo_attention
 from .linear import linear
 from .linear_attention import linear_attention
@@ -21,9 +25,15 @@ from .windows import complete, map_windows, merge_windows, pad_map, partition_wi
 
 __all__ = [
     "complete",
+    "context_mixing",
     "dynamic_depthwise_conv",
     "frame_logits",
+    "half_spectrum",
+    "gated_sum",
+    "gated_depthwise_conv",
     "halo_attention",
+    "invert_half_spectrum",
+    "involution",
     "conv2d",
     "linear",
     "linear_attention",

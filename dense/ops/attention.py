@@ -4,8 +4,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def padded_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    """``softmax(scale q k^T) v``, by the kernels that hold no (N, M), which want one width.
+def padded_attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """``softmax(scale q k^T + bias) v``, by the kernels that hold no (N, M), which want one width.
 
     Channels of zeros complete the narrower ones: they add nothing to q k^T.
 
@@ -14,6 +16,7 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None
         k: (B, heads, M, d).
         v: (B, heads, M, c).
         scale: of the products; by default d^-0.5.
+        bias: (B or 1, heads, N, M), of the dtype of q; none by default.
 
     Returns:
         (B, heads, N, c).
@@ -21,4 +24,4 @@ def padded_attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     width = max(q.shape[-1], v.shape[-1])
     padded = (F.pad(t, (0, width - t.shape[-1])) if t.shape[-1] < width else t for t in (q, k, v))
-    return F.scaled_dot_product_attention(*padded, scale=scale)[..., : v.shape[-1]]
+    return F.scaled_dot_product_attention(*padded, bias, scale=scale)[..., : v.shape[-1]]

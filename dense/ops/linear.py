@@ -42,6 +42,7 @@ def linear(
     if activation is not None and times is not None:
         raise ValueError(f"times excludes an activation, found {activation!r}")
     if use_onednn(x, weight):
+        bias = None if bias is None else bias.contiguous()  # gaps would be read as if there were none
         if times is not None:
             return torch.ops.mkldnn._linear_pointwise.binary(x, times, weight, bias, "mul")
         return torch.ops.mkldnn._linear_pointwise(

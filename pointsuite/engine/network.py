@@ -36,6 +36,7 @@ class Network:
             their file's name says otherwise: {variant: the other}.
         published: the authors' results: by a variant's name {what was measured: number}.
         example_sizes: two sizes of inputs, small, and not square where the network takes such.
+        example_arch: what :meth:`smallest` has otherwise than the first variant, as narrower maps.
         exempt: checks of the contract test that the network cannot pass: {check: reason}; "check:classifier"
             or "check:maps" where it is that of a backbone alone.
     """
@@ -51,6 +52,7 @@ class Network:
     twins: ClassVar[dict[str, str]] = {}
     published: ClassVar[dict[str, dict[str, float]]] = {}
     example_sizes: ClassVar[tuple[Any, Any]] = ((64, 64), (96, 64))
+    example_arch: ClassVar[dict[str, Any]] = {}
     exempt: ClassVar[dict[str, str]] = {}
 
     @classmethod
@@ -89,13 +91,13 @@ class Network:
 
     @classmethod
     def smallest(cls, **options) -> nn.Module:
-        """The first variant with as few blocks as can be: what tests run."""
+        """The first variant with as few blocks as can be, changed by :attr:`example_arch`: what tests run."""
         arch = dict(next(iter(cls.archs.values())))
         if "depths" in arch:
             arch["depths"] = tuple(min(depth, 1) for depth in arch["depths"])
         if "depth" in arch:
             arch["depth"] = min(arch["depth"], 2)
-        return cls.create(arch, **options)
+        return cls.create({**arch, **cls.example_arch}, **options)
 
     @classmethod
     def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from mmengine.registry import Registry
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from .checkpoint import (
     take_network,
 )
 from .network import Network
+from .skeleton import skeletons
 
 
 class Official(NamedTuple):
@@ -295,7 +295,7 @@ def _misfits(
     All do where there can be no such model, as of a depth that the system does not allow.
     """
     try:
-        with torch.device("meta"):
+        with skeletons():
             model = cls.create(**{"arch": arch, **options})
     except ValueError:
         return len(state_dict)

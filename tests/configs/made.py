@@ -23,6 +23,7 @@ from tests.dense.segmentation.data import write_camvid, write_slices
 from tests.dense.video.toy import ABNORMAL, make_frames, write_file, write_folder
 
 SIDE = 64  # of images, at most
+WEIGHTS = ("backbone_init_cfg", "init_cfg", "pretrained")  # where files of weights are named
 SIZES = ("crop_size", "img_scale", "scale", "scales", "size")
 AT_MOST = {
     "channels": 32,
@@ -86,8 +87,8 @@ def network_name(cfg: Config) -> str:
 def shrink(cfg: Config) -> None:
     """One block a stage, few layers and queries, no weights to load, small images, a step and a test."""
     model = cfg.model
-    for node in find(model, "init_cfg", "pretrained"):
-        node.update({key: None for key in ("init_cfg", "pretrained") if key in node})
+    for node in find(model, *WEIGHTS):
+        node.update({key: None for key in WEIGHTS if key in node})
     for node in find(model, *AT_MOST):
         node.update(
             {

@@ -154,4 +154,7 @@ def test_refusals(published, tmp_path):
     torch.save({"fc.weight": torch.ones(4, 3), "new.x": torch.ones(1)}, published)
     with pytest.raises(CheckpointError, match="1 keys that no rule names: new.x"):
         convert.main(["toy", published, out])
+    torch.save({"fc.weight": torch.ones(2, 3), "fc.bias": torch.ones(2)}, published)
+    with pytest.raises(UsageError, match="--deploy: toy has no branches or norms to merge"):
+        convert.main(["toy", published, out, "--deploy"])
     assert not (tmp_path / "out.pth").exists()

@@ -1,4 +1,4 @@
-"""Draw how far the heads of a vision Transformer look, its gates, and the dependency trees of images.
+"""Draw where classifiers look: distances of heads, their gates, dependency trees, what an overview tells.
 
 Examples:
     python tools/analysis/attention.py work_dirs/convit-ti_cifar10 bird.png ship.png --out work_dirs/attention
@@ -7,6 +7,7 @@ Examples:
 Writes distances.png, the mean distance in patches of what each head attends to, over all images; where
 attention is gated by position (ConViT) also gates.png, the share of position in each head. Where tokens send
 messages (DependencyViT) instead tree_NAME.png for each image: to which token each sends most, as one tree.
+Where an overview guides a closer look (OverLoCK) guidance_NAME.png: how strongly it does so in each place.
 """
 
 from collections.abc import Sequence
@@ -31,12 +32,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     from dense.base.drawing import to_picture
     from dense.base.images import LoadImage
     from dense.classification import Classifier
-    from dense.classification.visualization import draw_heads, draw_tree
+    from dense.classification.visualization import draw_heads, draw_heat, draw_tree
 
     classifier = Classifier(args.model, args.checkpoint, args.device)
     trunk = getattr(classifier.model, "backbone", None)
-    if not isinstance(trunk, TokenBackbone):
-        raise UsageError(f"{args.model}: found {type(trunk).__name__}, wanted a backbone of tokens")
+    if not isinstance(trunk, TokenBackbone) and not hasattr(trunk, "guidance"):
+        raise UsageError(
+            f"{args.model}: found {type(trunk).__name__}, wanted a backbone of tokens or with an overview"
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     paths = [
         Path(path)
@@ -52,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             (parents,) = trunk.dependency_trees(inputs)
             out = args.out / f"tree_{path.stem}.png"
             Image.fromarray(draw_tree(to_picture(picture), parents.numpy(), grid)).save(out)
+            print(out)
+        elif hasattr(trunk, "guidance"):
+            (strength,) = trunk.guidance(inputs).norm(dim=1).cpu()
+            out = args.out / f"guidance_{path.stem}.png"
+            Image.fromarray(draw_heat(to_picture(picture), strength.numpy())).save(out)
             print(out)
         else:
             distances.append(trunk.attention_distances(inputs).cpu())

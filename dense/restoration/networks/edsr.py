@@ -60,6 +60,8 @@ class EDSR(RestorationNetwork):
         "edsr": {"channels": 256, "depth": 32, "scaling": 0.1},
     }
     num_parameters = {"baseline": 1_369_859, "edsr": 40_729_603}  # x2
+    example_sizes = ((32, 32), (48, 32))
+    example_arch = {"channels": 8}
     exempt = {"packs": "no published weights are read"}
 
     def __init__(self, arch: str | Mapping[str, Any] = "baseline", scale: int = 2, in_channels: int = 3):

@@ -239,6 +239,7 @@ class HAT(RestorationNetwork):
         },
     }
     num_parameters = {"hat_s": 9_621_183, "hat": 20_772_507, "hat_l": 40_846_575}  # x4
+    example_sizes = ((16, 16), (24, 16))
     published = {  # on the luma, trained on DF2K
         "hat_s": {
             "PSNR of Set5, x4": 32.92,

@@ -79,6 +79,7 @@ class VADHybrid(Network, nn.Module):
     }
 
     num_parameters = {"small": 851_137, "base": 8_468_673}  # grey
+    example_sizes = ((16, 16), (24, 16))
 
     def __init__(
         self,

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import dense
 from dense.backbones import SHViT
-from dense.backbones.shvit import DepthwiseMixer, FeedForward, Head, PatchMerging, SingleHeadAttention
-from dense.layers import ConvNorm
+from dense.backbones.shvit import DepthwiseMixer, FeedForward, PatchMerging, SingleHeadAttention
+from dense.layers import ConvNorm, PooledNormLinear
 from pointsuite.engine.checkpoint import CheckpointError
 
 PACKS = Path(__file__).parents[2] / "parity" / "packs" / "shvit"
@@ -136,7 +136,7 @@ def test_sizes_are_rounded_up(size):
 
 
 def test_distillation_takes_the_mean_in_evaluation():
-    head = noisy(Head(6, 4, distillation=True))
+    head = noisy(PooledNormLinear(6, 4, distillation=True))
     x = torch.randn(3, 6, 2, 5).double()
     pooled = x.mean((2, 3))
     both = [c.fc(c.norm(pooled)) for c in (head.cls, head.dist)]
@@ -150,7 +150,7 @@ def test_distillation_takes_the_mean_in_evaluation():
 
 
 def test_distilled_head_without_and_with_other_classes():
-    head = noisy(Head(6, 4, distillation=True))
+    head = noisy(PooledNormLinear(6, 4, distillation=True))
     x = torch.randn(3, 6, 2, 5).double()
     pooled = x.mean((2, 3))
     wanted = (head.cls.norm(pooled) + head.dist.norm(pooled)) / 2

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dense.classification.metrics import TopK
+from dense.classification.metrics import BalancedAccuracy, TopK
 
 
 def sample(scores, label, **kwargs):
@@ -55,3 +55,35 @@ def test_refusals(bad, message):
 def test_k_must_be_positive():
     with pytest.raises(ValueError, match=r"at least 1, found \(0,\)"):
         TopK(topk=(0,))
+
+
+def balanced(pairs, classes, names=None, **kwargs):
+    metric = BalancedAccuracy(**kwargs)
+    if names:
+        metric.dataset_meta = {"classes": names}
+    metric.process(None, [sample(torch.eye(classes)[found].tolist(), label) for label, found in pairs])
+    return metric.evaluate(len(pairs))
+
+
+def test_balanced_by_hand():
+    """Nine of class 0, of which two are taken for 1; one of class 1, found; none of class 2, to which one
+    of class 0 goes.
+    """
+    pairs = [(0, 0)] * 6 + [(0, 1)] * 2 + [(0, 2), (1, 1)]
+    found = balanced(pairs, 3, names=("a", "b", "c"), by_class=True)
+    assert found == pytest.approx(
+        {
+            "accuracy/balanced": (100 * 6 / 9 + 100) / 2,
+            "accuracy/f1": (100 * 12 / 15 + 100 * 2 / 4) / 2,
+            "accuracy/recall_a": 100 * 6 / 9,
+            "accuracy/recall_b": 100.0,
+            "accuracy/f1_a": 80.0,
+            "accuracy/f1_b": 50.0,
+        }
+    )
+    assert balanced(pairs, 3).keys() == {"accuracy/balanced", "accuracy/f1"}
+
+
+def test_balanced_refuses_other_labels():
+    with pytest.raises(ValueError, match="found the label 3, wanted 0 to 2"):
+        balanced([(3, 0)], 3)

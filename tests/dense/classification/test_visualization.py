@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense.classification.visualization import NEAR, ROOT, draw_heads, draw_tree, tree_depths
+from dense.classification.visualization import NEAR, ROOT, draw_heads, draw_heat, draw_tree, tree_depths
 
 
 def test_heads(tmp_path):
@@ -35,3 +35,15 @@ def test_tree():
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) >= 4 and NEAR != ROOT
     with pytest.raises(ValueError, match=r"a grid of 2 x 2 has 4 parents, found \(6,\)"):
         draw_tree(image, [1, -1, 1, 0, 1, 2], (2, 2))
+
+
+def test_heat():
+    """Red where values are high, blue where they are low; the image shines through."""
+    image = np.full((20, 30, 3), 100, np.uint8)
+    picture = draw_heat(image, [[0, 1, 2]], least=40)
+    assert picture.shape == (40, 60, 3) and picture.dtype == np.uint8
+    assert picture[20, 1, 2] > picture[20, 1, 0] and picture[20, 58, 0] > picture[20, 58, 2]
+    assert np.isfinite(draw_heat(image, [[3.0]])).all()
+    for wrong in (np.zeros(3), np.zeros((0, 2))):
+        with pytest.raises(ValueError, match=r"values must be \(h, w\), at least one, found"):
+            draw_heat(image, wrong)

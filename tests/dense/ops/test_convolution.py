@@ -9,6 +9,8 @@ from dense.ops.linear import ACTIVATIONS
 
 WINDOWS = {
     "depthwise": (8, {"padding": 1, "groups": 8}),
+    "multiplied": (24, {"stride": 2, "padding": 1, "groups": 8}),
+    "pairs": (8, {"stride": (2, 1), "padding": 2, "dilation": 2, "groups": 4}),
     "strided": (12, {"stride": 2, "padding": (1, 0)}),
     "dilated": (4, {"dilation": (2, 1), "groups": 2}),
 }

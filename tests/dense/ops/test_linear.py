@@ -50,6 +50,9 @@ def test_times_and_views():
     torch.testing.assert_close(found.double(), reference(x, weight, bias, None, times), rtol=1e-5, atol=1e-5)
     turned = weight.t().contiguous().t()
     torch.testing.assert_close(linear(x, turned, bias), linear(x, weight, bias))
+    gaps = bias.repeat_interleave(2)[::2]
+    for how in ({}, {"activation": "gelu"}, {"times": times}):
+        torch.testing.assert_close(linear(x, weight, gaps, **how), linear(x, weight, bias, **how))
 
 
 @pytest.mark.parametrize("activation", ACTIVATION)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import dense
-from dense.backbones import ConViT, DependencyViT
+from dense.backbones import ConViT, DependencyViT, OverLoCK
 from pointsuite.engine.checkpoint import save_checkpoint
 from pointsuite.engine.errors import UsageError
 from tests.tools.load import load_tool
@@ -52,7 +52,18 @@ def test_trees(images, tmp_path):
     assert Image.open(pictures[0]).size == (448, 448)
 
 
+def test_guidance(images, tmp_path):
+    arch = {**OverLoCK.archs["xt"], "depths": (1, 1, 1, 1), "sub_depths": (1, 1)}
+    weights = checkpoint(tmp_path / "overlock.pth", "overlock_xt", arch=arch)
+    tool.main([weights, str(images), "--out", str(tmp_path / "out")])
+    pictures = sorted((tmp_path / "out").iterdir())
+    assert [p.name for p in pictures] == ["guidance_a.png", "guidance_b.png"]
+    assert Image.open(pictures[0]).size == Image.open(pictures[1]).size == (448, 448)
+
+
 def test_other_networks_are_refused(images, tmp_path):
     weights = checkpoint(tmp_path / "shvit.pth", "shvit_s1")
-    with pytest.raises(UsageError, match=re.escape("found SHViT, wanted a backbone of tokens")):
+    with pytest.raises(
+        UsageError, match=re.escape("found SHViT, wanted a backbone of tokens or with an overview")
+    ):
         tool.main([weights, str(images), "--out", str(tmp_path / "out")])

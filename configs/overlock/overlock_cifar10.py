@@ -1,0 +1,28 @@
+# A small OverLoCK from random weights on photographs of 32 pixels, enlarged to 96: maps of 24 x 24 to 3 x 3.
+# The overview has its own loss. For CPUs.
+_base_ = [
+    "../_base_/datasets/cifar10_photos.py",
+    "../_base_/schedules/adamw_12e.py",
+    "../_base_/runtimes/dense.py",
+]
+
+scale = (96, 96)
+max_epochs = 2
+
+model = dict(
+    type="ImageClassifier",
+    backbone=dict(
+        type="OverLoCK",
+        arch=dict(
+            embed_dims=(32, 48, 64, 128),
+            depths=(1, 1, 1, 1),
+            sub_depths=(2, 1),
+            num_heads=(2, 4),
+            kernel_sizes=(11, 9, 5, 5),
+            small_kernel=3,
+            mlp_ratios=(3, 2),
+        ),
+    ),
+    num_classes=10,
+    label_smoothing=0.1,
+)
