@@ -6,7 +6,7 @@ al., "FlexConv: Continuous Kernel Convolutions with Differentiable Kernel Sizes"
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import pi, prod
+from math import gcd, pi, prod
 from typing import Any
 
 import torch
@@ -310,7 +310,8 @@ class SlowFastBlock(nn.Module):
         self.channel_interaction = ChannelInteraction(channels, spec["channel_dims"], depth, **slow)
         self.interaction = HyperInteraction(channels, side, spec["interaction_dims"], depth, **slow)
         self.bottleneck = nn.Conv2d((10 + earlier) * channels, out_channels, 1)
-        self.norm = GroupStandardization(out_channels, batch_statistics=quirks)
+        # 12 as published for colours; so many do not divide the widths that follow from other images
+        self.norm = GroupStandardization(out_channels, gcd(12, out_channels), batch_statistics=quirks)
         self.shift = nn.Parameter(torch.zeros(1))
         self.drop = nn.Dropout2d(drop_rate)
 

@@ -126,6 +126,10 @@ class BaseBackbone(Network, BaseModule):
         return trunk or dict(state_dict)
 
     @classmethod
+    def reads_all(cls, state_dict: Mapping[str, Tensor]) -> bool:
+        return len(cls.find_trunk(state_dict)) == len(state_dict)
+
+    @classmethod
     def guess_options(
         cls, state_dict: Mapping[str, Tensor]
     ) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor]]]:

@@ -26,7 +26,7 @@ class ClassificationNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = backbone.make_head(num_classes)
-        if backbone.deploy:
+        if getattr(backbone, "deploy", False):
             switch_to_deploy(self.head)
         self.num_classes = num_classes
 

@@ -121,6 +121,11 @@ class Network:
             yield arch, {}, dict(state_dict)
 
     @classmethod
+    def reads_all(cls, state_dict: Mapping[str, Tensor]) -> bool:
+        """Whether :meth:`convert_official` takes all that is in a file, not a part of a larger network."""
+        return True
+
+    @classmethod
     def names_fit(cls, arch: str, state_dict: Mapping[str, Tensor]) -> bool:
         """Whether published weights, named as their authors did, may be of a variant.
 

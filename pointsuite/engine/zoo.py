@@ -173,9 +173,13 @@ class ModelZoo:
             CheckpointError: it fits no system, or several variants alike; the message names the nearest.
         """
         fitting, near = [], []
-        for cls in self.systems().values():
-            converted = _converted(cls, state_dict)
-            for arch, options, own in cls.guess_options(converted) if converted else ():
+        read = {cls: _converted(cls, state_dict) for cls in self.systems().values()}
+        # a backbone within a whole network is not what the file holds
+        whole = any(converted and cls.reads_all(state_dict) for cls, converted in read.items())
+        for cls, converted in read.items():
+            if not converted or (whole and not cls.reads_all(state_dict)):
+                continue
+            for arch, options, own in cls.guess_options(converted):
                 if not cls.names_fit(arch, state_dict):
                     continue
                 misfits = _misfits(cls, arch, options, own)

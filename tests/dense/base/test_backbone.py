@@ -1,6 +1,7 @@
 """What every pyramid does besides what tests/test_contract.py asks of all networks."""
 
 import copy
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,10 @@ def awaken(module):
 @pytest.fixture(scope="module", params=BACKBONES, ids=lambda cls: cls.__name__)
 def backbone(request):
     torch.manual_seed(0)
-    options = OPTIONS.get(request.param.__name__, {})
-    return awaken(request.param(shallow(request.param), drop_path_rate=0.0, **options)).eval()
+    options = dict(OPTIONS.get(request.param.__name__, {}))
+    if "drop_path_rate" in signature(request.param).parameters:  # not all drop paths
+        options["drop_path_rate"] = 0.0
+    return awaken(request.param(shallow(request.param), **options)).eval()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ BACKBONES = {name: cls for name, cls in ZOO.systems().items() if issubclass(cls,
 def images(net, dtype=torch.float32):
     """As large as the network wants them, at least 64 x 64."""
     size = [max(64, side) for side in net.backbone.example_sizes[0]]
-    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    (x,) = net.backbone.example_inputs(2, tuple(size))
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
 def build(cls, num_classes=5):

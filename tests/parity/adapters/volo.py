@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from dense.backbones import VOLO
 from dense.backbones.vit import Block
-from dense.backbones.volo import EPS, ClassBlock, GlobalAttention, OutlookAttention
-from dense.layers import MLP, ClassAttention
+from dense.backbones.volo import EPS, ClassBlock, OutlookAttention
+from dense.layers import MLP, ClassAttention, SelfAttention
 from dense.layers.attention import join_qkv
 
 from ..adapt import Case, Pack, backbone_case
@@ -87,7 +87,7 @@ def operator(pack: Pack) -> Case:
     if layer == "v":
         model = outlook(pack, start, channels, biased)
     elif layer == "qkv":
-        model = GlobalAttention(channels, words["num_heads"], qkv_bias=biased)
+        model = SelfAttention(channels, words["num_heads"], qkv_bias=biased)
     else:
         model = ClassAttention(channels, words["num_heads"], qkv_bias=biased)
     state = pack.weights if layer != "kv" else join_qkv(pack.weights, ("q", "kv"))
@@ -118,7 +118,7 @@ def of_maps(pack: Pack, model: nn.Module) -> Callable[[dict[str, Tensor]], Tenso
     def run(inputs):
         (x,) = inputs.values()
         if x.ndim == 3:
-            of_map = isinstance(getattr(model, "attn", model), GlobalAttention)
+            of_map = isinstance(getattr(model, "attn", model), SelfAttention)
             return model(x[:, None])[:, 0] if of_map else model(x)
         if layout == "BCHW":
             return model(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
