@@ -134,7 +134,7 @@ def table(report: dict) -> str:
         ]
         for row in report["rows"]
     ]
-    return align_columns([head, *rows]) + "\n"
+    return profiling.format_head(report) + align_columns([head, *rows]) + "\n"
 
 
 if __name__ == "__main__":
