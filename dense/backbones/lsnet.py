@@ -293,6 +293,8 @@ class LSNet(Backbone):
         **kwargs,
     ):
         super().__init__(arch, **kwargs)
+        if resolution < 1:
+            raise ValueError(f"resolution must be at least 1, found {resolution}")
         self.distillation = distillation
         dims, depths, heads = (self.spec[name] for name in ("embed_dims", "depths", "num_heads"))
         attention = {"resolution": resolution, "reference_quirks": reference_quirks}

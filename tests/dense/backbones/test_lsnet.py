@@ -237,5 +237,7 @@ def test_convert_official_refuses_other_files():
 
 
 def test_bad_channels():
+    with pytest.raises(ValueError, match="resolution must be at least 1, found 0"):
+        LSNet("t", resolution=0)
     with pytest.raises(ValueError, match="group_size must divide embed_dims 20, found 8"):
         LSNet({**SMALL, "embed_dims": (20, 20, 20, 64)})
