@@ -1,16 +1,11 @@
 # A small AFFNet from random weights on photographs of 32 pixels, enlarged to 64: filters of 16 x 16 to 4 x 4
 # frequencies, for the last stage keeps the size of its maps. For CPUs.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 scale = (64, 64)
 max_epochs = 2
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="AFFNet",
         arch=dict(
@@ -23,6 +18,4 @@ model = dict(
         ),
         output_stride=16,
     ),
-    num_classes=10,
-    label_smoothing=0.1,
 )

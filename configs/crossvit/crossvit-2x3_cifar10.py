@@ -1,13 +1,8 @@
 # A CrossViT of two stages, 64 and 128 wide, from random weights on photographs of 32 pixels: 11 x 11 and
 # 8 x 8 tokens. For CPUs.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="CrossViT",
         arch=dict(
@@ -21,6 +16,4 @@ model = dict(
         ),
         drop_path_rate=0.1,
     ),
-    num_classes=10,
-    label_smoothing=0.1,
 )

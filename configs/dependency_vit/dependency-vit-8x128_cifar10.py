@@ -1,12 +1,7 @@
 # A DependencyViT of 8 blocks, 128 wide, from random weights on photographs of 32 pixels: 8 x 8 tokens.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="DependencyViT",
         arch=dict(
@@ -20,8 +15,6 @@ model = dict(
         ),
         drop_path_rate=0.1,
     ),
-    num_classes=10,
-    label_smoothing=0.1,
 )
 
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(pos_embed=dict(decay_mult=0.0))))

@@ -1,11 +1,8 @@
 # DHVT-T on CIFAR-100 from random weights, as published: 300 epochs, 512 images a step. Published top-1 is
 # 80.93 %. Repeated augmentation is left out; head tokens' positions do not decay, those published do. DHVT-S
 # has 256 images a step, so model.backbone.arch=small_cifar_patch4, optim_wrapper.optimizer.lr=5e-4.
-#
-# data_root holds cifar-100-binary.tar.gz (the "binary version" of CIFAR-100), as it is or unpacked.
-_base_ = "../_base_/runtimes/dense.py"
+_base_ = ["../_base_/datasets/cifar100.py", "../_base_/runtimes/dense.py"]
 
-data_root = "data/cifar"
 max_epochs = 300
 
 model = dict(
@@ -22,43 +19,20 @@ model = dict(
 train_dataloader = dict(
     batch_size=512,
     num_workers=8,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
     dataset=dict(
-        type="CIFAR",
-        data_root=data_root,
-        split="train",
-        seed=0,
         pipeline=[
             dict(type="RandomPadCrop", size=32, padding=4),
             dict(type="RandomFlip", prob=0.5),
             dict(type="RandAugment", num=2, magnitude=9, std=0.5),
             dict(type="PackImage"),
-        ],
+        ]
     ),
 )
-test_dataloader = dict(
-    batch_size=512,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="CIFAR",
-        data_root=data_root,
-        split="test",
-        test_mode=True,
-        pipeline=[dict(type="PackImage")],
-    ),
-)
+test_dataloader = dict(batch_size=512)
 val_dataloader = test_dataloader
-test_evaluator = dict(type="TopK", topk=(1, 5))
-val_evaluator = test_evaluator
 
 # The last epoch is what counts; nothing is chosen on the test split.
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=10)
-val_cfg = dict()
-test_cfg = dict()
 optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
     paramwise_cfg=dict(

@@ -1,16 +1,11 @@
 # A small DuoFormer over a quarter of a ResNet-18, on photographs of 32 pixels enlarged to 64: 2 x 2 regions,
 # maps of strides 8, 16 and 32. For CPUs, from random weights.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 scale = (64, 64)
 max_epochs = 3
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="DuoFormer",
         arch=dict(
@@ -26,6 +21,4 @@ model = dict(
         ),
         patch_residual=True,
     ),
-    num_classes=10,
-    label_smoothing=0.1,
 )

@@ -1,16 +1,11 @@
 # A small FFNet from random weights on photographs of 32 pixels, enlarged to 64: maps of 16 x 16 to 2 x 2. For
 # CPUs.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 scale = (64, 64)
 max_epochs = 2
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="FFNet",
         arch=dict(
@@ -23,6 +18,4 @@ model = dict(
             layer_scale=0.0,
         ),
     ),
-    num_classes=10,
-    label_smoothing=0.1,
 )

@@ -1,16 +1,11 @@
 # A small HaloNet from random weights on photographs of 32 pixels, enlarged to 64: maps of 16 x 16 to 2 x 2,
 # blocks of 4 x 4 pixels in windows of 6 x 6. For CPUs.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 scale = (64, 64)
 max_epochs = 2
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="HaloNet",
         arch=dict(
@@ -27,6 +22,4 @@ model = dict(
             final_dims=0,
         ),
     ),
-    num_classes=10,
-    label_smoothing=0.1,
 )

@@ -1,16 +1,12 @@
 # Interpreters for the network of configs/vit/deit-xs_cifar10.py, which must have been trained before: one
 # epoch of each interpreter, then two of the blocks after it.
-_base_ = [
-    "../_base_/models/deit-xs.py",
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../vit/deit-xs_cifar10.py"
 
 pretrained = "work_dirs/deit-xs_cifar10"  # its last checkpoint
 max_epochs = 9
 model = dict(
     type="IARED2Classifier",
+    label_smoothing=0.0,
     pretrained=pretrained,
     interpreter_epochs=1,
     block_epochs=2,

@@ -1,15 +1,10 @@
 # A small NAT on photographs of 32 pixels, enlarged to 64: maps of 16 x 16 and 8 x 8, windows of 5.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 scale = (64, 64)
 max_epochs = 4
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="NAT",
         arch=dict(
@@ -24,6 +19,4 @@ model = dict(
         ),
         drop_path_rate=0.0,
     ),
-    num_classes=10,
-    label_smoothing=0.1,
 )

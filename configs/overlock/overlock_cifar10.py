@@ -1,16 +1,11 @@
 # A small OverLoCK from random weights on photographs of 32 pixels, enlarged to 96: maps of 24 x 24 to 3 x 3.
 # The overview has its own loss. For CPUs.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 scale = (96, 96)
 max_epochs = 2
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="OverLoCK",
         arch=dict(
@@ -23,6 +18,4 @@ model = dict(
             mlp_ratios=(3, 2),
         ),
     ),
-    num_classes=10,
-    label_smoothing=0.1,
 )

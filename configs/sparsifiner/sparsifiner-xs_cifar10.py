@@ -1,15 +1,12 @@
 # The network of configs/vit/deit-xs_cifar10.py, which must have been trained before, with a quarter of its
 # keys: one epoch in which masks learn to reconstruct attention, three of distillation.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 pretrained = "work_dirs/deit-xs_cifar10"  # its last checkpoint
 max_epochs = 4
 model = dict(
     type="SparsifinerClassifier",
+    label_smoothing=0.0,
     pretrained=pretrained,
     reconstruction_epochs=1,
     backbone=dict(
@@ -30,7 +27,6 @@ model = dict(
         ),
         keep_rate=0.25,
     ),
-    num_classes=10,
 )
 optim_wrapper = dict(optimizer=dict(lr=2e-4))
 param_scheduler = []

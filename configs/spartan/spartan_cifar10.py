@@ -1,16 +1,11 @@
 # A small SpaRTAN from random weights on photographs of 32 pixels, enlarged to 64: maps of 16 x 16 to 4 x 4.
 # What decays not is as published. For CPUs.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 scale = (64, 64)
 max_epochs = 2
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="SpaRTAN",
         arch=dict(
@@ -21,8 +16,6 @@ model = dict(
             dense_stages=1,
         ),
     ),
-    num_classes=10,
-    label_smoothing=0.1,
 )
 
 optim_wrapper = dict(

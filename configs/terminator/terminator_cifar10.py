@@ -1,16 +1,11 @@
 # A narrow Terminator from random weights on photographs of 32 pixels, reduced to 16: rows are multiplied by
 # columns, so the side is part of the network. Steps by signs (Kar3). For CPUs.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 scale = (16, 16)
 max_epochs = 2
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="Terminator",
         arch=dict(
@@ -25,7 +20,6 @@ model = dict(
             interaction_dims=(8, 32),
         ),
     ),
-    num_classes=10,
     label_smoothing=0.09,
 )
 optim_wrapper = dict(_delete_=True, optimizer=dict(type="Kar3", lr=1.215e-3))

@@ -2,11 +2,8 @@
 # and a cosine. The published code chooses its best epoch on the test split; here the last one counts.
 # CIFAR-10 has the same recipe: --cfg-options model.num_classes=10 train_dataloader.dataset.num_classes=10
 # test_dataloader.dataset.num_classes=10 val_dataloader.dataset.num_classes=10
-#
-# data_root holds cifar-100-binary.tar.gz (the "binary version" of CIFAR-100), as it is or unpacked.
-_base_ = "../_base_/runtimes/dense.py"
+_base_ = ["../_base_/datasets/cifar100.py", "../_base_/runtimes/dense.py"]
 
-data_root = "data/cifar"
 max_epochs = 100
 
 model = dict(
@@ -20,47 +17,12 @@ model = dict(
     ),
 )
 
-train_dataloader = dict(
-    batch_size=64,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    dataset=dict(
-        type="CIFAR",
-        data_root=data_root,
-        num_classes=100,
-        split="train",
-        seed=0,
-        pipeline=[
-            # published: with a border of mirrored pixels
-            dict(type="RandomPadCrop", size=32, padding=4),
-            dict(type="RandomFlip", prob=0.5),
-            dict(type="PackImage"),
-        ],
-    ),
-)
-test_dataloader = dict(
-    batch_size=64,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="CIFAR",
-        data_root=data_root,
-        num_classes=100,
-        split="test",
-        test_mode=True,
-        pipeline=[dict(type="PackImage")],
-    ),
-)
+# published: crops with a border of mirrored pixels
+train_dataloader = dict(batch_size=64)
+test_dataloader = dict(batch_size=64)
 val_dataloader = test_dataloader
-test_evaluator = dict(type="TopK", topk=(1, 5))
-val_evaluator = test_evaluator
 
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=5)
-val_cfg = dict()
-test_cfg = dict()
 optim_wrapper = dict(optimizer=dict(type="Kar3", lr=1.215e-3))
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-5, begin=0, end=8, convert_to_iter_based=True),

@@ -1,18 +1,11 @@
 # A TiC of two stages, 64 and 128 wide, from random weights on photographs of 32 pixels: maps of 8 x 8 and
 # 4 x 4, windows of 3. For CPUs.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="TiC",
         arch=dict(embed_dims=(64, 128), depths=(2, 2), num_heads=(2, 4), window_size=3),
         drop_path_rate=0.1,
     ),
-    num_classes=10,
-    label_smoothing=0.1,
 )

@@ -1,9 +1,21 @@
-# A plain vision Transformer of 0.7 million parameters on photographs of 32 pixels: 8 x 8 patches of 4.
-_base_ = [
-    "../_base_/models/deit-xs.py",
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+# A plain vision Transformer (DeiT) of 0.7 million parameters on photographs of 32 pixels: 8 x 8 patches of 4.
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
-model = dict(label_smoothing=0.1)
+model = dict(
+    backbone=dict(
+        type="ViT",
+        arch=dict(
+            embed_dims=96,
+            depth=6,
+            num_heads=3,
+            patch_size=4,
+            img_size=32,
+            mlp="mlp",
+            layer_scale_init=0.0,
+            num_registers=0,
+            distillation=False,
+            antialias=True,
+            scale_offset=0.0,
+        ),
+    ),
+)

@@ -1,16 +1,11 @@
 # A small VOLO from random weights on photographs of 32 pixels, enlarged to 96: maps of 12 x 12 and of 6 x 6.
 # Tokens have the label of their image, and boxes are mixed between images. For CPUs.
-_base_ = [
-    "../_base_/datasets/cifar10_photos.py",
-    "../_base_/schedules/adamw_12e.py",
-    "../_base_/runtimes/dense.py",
-]
+_base_ = "../_base_/recipes/cifar10_photos.py"
 
 scale = (96, 96)
 max_epochs = 2
 
 model = dict(
-    type="ImageClassifier",
     backbone=dict(
         type="VOLO",
         arch=dict(
@@ -23,6 +18,4 @@ model = dict(
             img_size=96,
         ),
     ),
-    num_classes=10,
-    label_smoothing=0.1,
 )

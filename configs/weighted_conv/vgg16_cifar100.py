@@ -1,10 +1,7 @@
 # VGG16 with batch norms on CIFAR-100, plain convolutions: the twin of vgg16-weighted_cifar100.py. The recipe
 # is ours, the usual one for these networks; none was published with weighted convolutions.
-#
-# data_root holds cifar-100-binary.tar.gz (the "binary version" of CIFAR-100), as it is or unpacked.
-_base_ = "../_base_/runtimes/dense.py"
+_base_ = ["../_base_/datasets/cifar100.py", "../_base_/runtimes/dense.py"]
 
-data_root = "data/cifar"
 max_epochs = 200
 
 model = dict(
@@ -17,45 +14,9 @@ model = dict(
     ),
 )
 
-train_dataloader = dict(
-    batch_size=128,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    dataset=dict(
-        type="CIFAR",
-        data_root=data_root,
-        split="train",
-        seed=0,
-        pipeline=[
-            dict(type="RandomPadCrop", size=32, padding=4),
-            dict(type="RandomFlip", prob=0.5),
-            dict(type="PackImage"),
-        ],
-    ),
-)
-test_dataloader = dict(
-    batch_size=128,
-    num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type="CIFAR",
-        data_root=data_root,
-        split="test",
-        test_mode=True,
-        pipeline=[dict(type="PackImage")],
-    ),
-)
-val_dataloader = test_dataloader
-test_evaluator = dict(type="TopK", topk=(1, 5))
-val_evaluator = test_evaluator
 
 # The last epoch is what counts; nothing is chosen on the test split.
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=10)
-val_cfg = dict()
-test_cfg = dict()
 optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=5e-4))
 param_scheduler = dict(type="CosineAnnealingLR", T_max=max_epochs, convert_to_iter_based=True)
 default_hooks = dict(logger=dict(interval=100))
