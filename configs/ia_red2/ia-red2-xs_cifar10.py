@@ -1,6 +1,6 @@
 # Interpreters for the network of configs/vit/deit-xs_cifar10.py, which must have been trained before: one
 # epoch of each interpreter, then two of the blocks after it.
-_base_ = "../vit/deit-xs_cifar10.py"
+_base_ = "../_base_/recipes/cifar10_photos_deit-xs.py"
 
 pretrained = "work_dirs/deit-xs_cifar10"  # its last checkpoint
 max_epochs = 9

@@ -1,21 +1,2 @@
-# A plain vision Transformer (DeiT) of 0.7 million parameters on photographs of 32 pixels: 8 x 8 patches of 4.
-_base_ = "../_base_/recipes/cifar10_photos.py"
-
-model = dict(
-    backbone=dict(
-        type="ViT",
-        arch=dict(
-            embed_dims=96,
-            depth=6,
-            num_heads=3,
-            patch_size=4,
-            img_size=32,
-            mlp="mlp",
-            layer_scale_init=0.0,
-            num_registers=0,
-            distillation=False,
-            antialias=True,
-            scale_offset=0.0,
-        ),
-    ),
-)
+# A plain vision Transformer (DeiT) on photographs of 32 pixels. For CPUs.
+_base_ = "../_base_/recipes/cifar10_photos_deit-xs.py"

@@ -3,7 +3,7 @@
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from importlib import import_module
 from importlib.util import find_spec
@@ -179,11 +179,7 @@ class ModelZoo:
         for cls, converted in read.items():
             if not converted or (whole and not cls.reads_all(state_dict)):
                 continue
-            for arch, options, own in cls.guess_options(converted):
-                if not cls.names_fit(arch, state_dict):
-                    continue
-                misfits = _misfits(cls, arch, options, own)
-                found = Official(cls.model_name(arch), options, own)
+            for misfits, found in _guesses(cls, state_dict, converted):
                 (near if misfits else fitting).append((misfits, found))
         # weights of a published variant also fit one's own variant of that size
         published = [found for _, found in fitting if "arch" not in found.options]
@@ -263,6 +259,21 @@ def _converted(cls: type[Network], state_dict: Mapping[str, Tensor]) -> dict[str
         return cls.convert_official(dict(state_dict))
     except Exception:  # whatever a converter trips over is not its system's
         return None
+
+
+def _guesses(
+    cls: type[Network], state_dict: Mapping[str, Tensor], converted: dict[str, Tensor]
+) -> Iterator[tuple[int, Official]]:
+    """Variants of a system that published weights may be of, and how many tensors do not fit each.
+
+    Where parts are missing, or of another rank, nothing may be left to tell a variant by: then that is all.
+    """
+    try:
+        for arch, options, own in cls.guess_options(converted):
+            if cls.names_fit(arch, state_dict):
+                yield _misfits(cls, arch, options, own), Official(cls.model_name(arch), options, own)
+    except Exception:  # as of converters
+        return
 
 
 def convert_for(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

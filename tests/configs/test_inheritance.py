@@ -11,7 +11,7 @@ from mmengine.config import Config
 import dense  # noqa: F401  before mmdet and mmseg, whose configs are inherited
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-ROOMS = ("datasets", "models", "runtimes", "schedules")
+ROOMS = ("datasets", "models", "recipes", "runtimes", "schedules")
 RUNS = [path for path in sorted(CONFIGS.rglob("*.py")) if "_base_" not in path.parts]
 
 
@@ -70,7 +70,7 @@ def test_every_base_is_inherited():
         ("edsr/a.py", '"../_base_/models/none.py"', "which is not there"),
         ("edsr/a.py", '"../../elsewhere.py"', "outside of configs"),
         ("edsr/a.py", '"mmpretrain::a.py"', "wanted mmdet:: or mmseg::"),
-        ("_base_/a.py", '"models/net.py"', "lies in none of datasets, models, runtimes, schedules"),
+        ("_base_/a.py", '"models/net.py"', "lies in none of datasets, models, recipes, runtimes, schedules"),
         ("_base_/schedules/hat_finetune.py", "[]", "belongs to hat"),
     ],
 )

@@ -1,5 +1,5 @@
-# CIFAR-100, 50,000 and 10,000 pictures of 32 x 32 pixels: cifar-100-binary.tar.gz (the "binary version"), as it
-# is or unpacked. `--cfg-options data_root=DIR` reaches both sets.
+# CIFAR-100, 50,000 and 10,000 pictures of 32 x 32 pixels: cifar-100-binary.tar.gz (the "binary version"), as
+# it is or unpacked. `--cfg-options data_root=DIR` reaches both sets.
 data_root = "data/cifar"
 
 train_dataloader = dict(

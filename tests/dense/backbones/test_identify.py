@@ -175,3 +175,23 @@ def test_every_variant_has_a_count_and_is_told_from_the_others(system):
         alike = {cls.twins.get(arch, arch) for arch in (arch, *found)}
         alike = {arch.removeprefix("lite_").removesuffix("_nchw") for arch in alike}
         assert len(alike) == 1  # names decide between those
+
+
+@pytest.mark.parametrize("system", ["lsnet", "terminator", "vit", "relation_detr", "vad_hybrid"])
+def test_parts_of_files_are_refused_in_a_line(system):
+    """Whatever a truncated file lacks, or has of another rank, is no other error."""
+    pack = max((PACKS / system).glob("*.json"), key=lambda path: path.stat().st_size)
+    with torch.device("meta"):
+        state = {key: torch.empty(shape) for key, shape, *_ in packs.load(pack)["state_dict"]}
+    parts = sorted({key.split(".")[0] for key in state})[:4]
+    broken = [{k: v for k, v in state.items() if k.split(".")[0] != part} for part in parts]
+    broken += [{key: value.flatten() for key, value in state.items()}]
+    broken += [{f"backbone.{key}": value.sum() for key, value in state.items()}]
+    refused = 0
+    for file in broken:
+        try:
+            ZOO.identify(file)
+        except CheckpointError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused >= 2
