@@ -86,8 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UsageError(f"--deploy wants a model of a zoo, found {name}: give its backbone deploy=True")
         if not mergeable_layers(model):
             raise UsageError(f"--deploy: {name} has no branches or norms to merge")
+        merged = len(mergeable_layers(model))
         switch_to_deploy(model)
         options = {**options, "deploy": True}
+        print(f"merged: branches and norms of {merged} layers")
     out = out or str(Path(file).with_name(f"{Path(file).stem}-{name}.pth"))
     if Path(out).resolve() == Path(file).resolve():
         raise UsageError(f"{out}: is the published file, wanted another one to write")

@@ -6,7 +6,7 @@ from torch import nn
 
 import dense
 from dense.base import Backbone
-from dense.layers import PooledLinear
+from dense.layers import ConvNorm, PooledLinear, switch_to_deploy
 from pointsuite.engine.checkpoint import CheckpointError, load_checkpoint, rename_keys
 from pointsuite.engine.errors import UsageError
 
@@ -139,6 +139,38 @@ def test_a_file_alone_is_enough(tmp_path, toy_backbone, capsys):
         CheckpointError, match=r"of no variant; nearest are toy_backbone_toy \(\d tensors differ\)"
     ):
         convert.main([str(file)])
+
+
+class Normed(nn.Module):
+    """Its published weights are named as its own."""
+
+    def __init__(self, deploy=False):
+        super().__init__()
+        self.layer = ConvNorm(2, 3, 3)
+        if deploy:
+            switch_to_deploy(self)
+
+    def forward(self, x):
+        return self.layer(x)
+
+    def convert_official(self, state_dict):
+        return state_dict
+
+
+def test_deploy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(dense.registry.ZOO._builders, "normed", Normed)
+    file, out = tmp_path / "published.pth", tmp_path / "out.pth"
+    network = Normed().eval()
+    nn.init.uniform_(network.layer.norm.running_var, 1, 2)
+    torch.save(network.state_dict(), file)
+    convert.main(["normed", str(file), str(out), "--deploy"])
+    assert "merged: branches and norms of 1 layers\n" in capsys.readouterr().out
+    written = load_checkpoint(out)
+    assert written["meta"]["model_args"] == {"deploy": True}
+    assert set(written["state_dict"]) == {"layer.weight", "layer.bias"}
+    x = torch.randn(1, 2, 5, 5)
+    merged = dense.create_model("normed", pretrained=out, deploy=True)
+    torch.testing.assert_close(merged(x), network(x))
 
 
 def test_refusals(published, tmp_path):

@@ -49,6 +49,15 @@ def test_dropped_tokens_are_gone_and_change_nothing(batch):
     assert not policy.probabilities[2][~policy.kept[1]].any()
 
 
+def test_a_graph_masks_what_is_dropped():
+    backbone, x = make_backbone(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        graph = torch.export.export(backbone, (x,)).module()
+        other = torch.randn(2, 3, 64, 64)  # of other numbers of tokens
+        for found, wanted in zip(graph(other), backbone(other), strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_with_a_threshold_of_0_it_is_the_plain_network():
     backbone = make_backbone(threshold=0.0)
     spec = {key: value for key, value in ARCH.items() if key in ViT.archs["tiny"]}

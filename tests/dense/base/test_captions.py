@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from PIL import Image
 
-from dense.base.captions import add_captions, write_note
+from dense.base.captions import add_captions, write_image, write_note
 
 
 def test_strips_are_above_and_below_and_the_picture_stays():
@@ -36,3 +37,13 @@ def test_a_note_lies_in_the_corner():
         and not changed[:, 100:].any()
     )
     assert (found > 200).any() and (picture == 90).all()
+
+
+def test_pictures_are_written_as_their_suffix_says(tmp_path):
+    picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    write_image(tmp_path / "new" / "a.PNG", picture)
+    with Image.open(tmp_path / "new" / "a.PNG") as image:
+        assert image.format == "PNG" and np.array_equal(image, picture)
+    with pytest.raises(ValueError, match=r"a\.foo: a suffix of an image format, .*found '.foo'"):
+        write_image(tmp_path / "a.foo", picture)
+    assert not (tmp_path / "a.foo").exists()
