@@ -231,7 +231,7 @@ class ModelZoo:
         return any(_converted(cls, state_dict) is not None for cls in self.systems().values())
 
     def load_official(self, source: str | PathLike) -> nn.Module:
-        """The network that a published file holds the weights of, with these weights.
+        """The network whose weights a published file, or one that it was converted to, holds, with them.
 
         Args:
             source: a path, or a URL with its digest. Read without running code from it.
@@ -239,8 +239,14 @@ class ModelZoo:
         Raises:
             CheckpointError: the file cannot be read, or is of none or several of the systems known here.
         """
-        published = find_state_dict(load_checkpoint(source, numpy_numbers=True), str(source))
-        found = self.identify(published, str(source))
+        checkpoint = load_checkpoint(source, numpy_numbers=True)
+        name, options = _converted_to(checkpoint)
+        if name in self:
+            try:
+                return self.create_model(name, pretrained=source, **options)
+            except (TypeError, ValueError) as error:
+                raise CheckpointError(f"{source}: meta.model_args: {error}") from error
+        found = self.identify(find_state_dict(checkpoint, str(source)), str(source))
         model = self.create_model(found.name, **found.options)
         load_converted(model, found.state_dict, str(source))
         return model
@@ -251,6 +257,16 @@ def _builder(cls: type[Network], arch: str) -> Callable[..., nn.Module]:
         return cls.create(**{"arch": arch, **options})
 
     return build
+
+
+def _converted_to(checkpoint: Any) -> tuple[str, Mapping[str, Any]]:
+    """Model and options that tools/convert_checkpoint.py wrote beside weights; "" and none in other files."""
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    name, options = (
+        (meta.get(key) for key in ("model", "model_args")) if isinstance(meta, Mapping) else ("", {})
+    )
+    known = isinstance(name, str) and isinstance(options, Mapping)
+    return (name, options) if known else ("", {})
 
 
 def _converted(cls: type[Network], state_dict: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -356,8 +372,8 @@ def load_pretrained(model: nn.Module, source: str | PathLike, num_classes: int |
     Raises:
         CheckpointError: see :func:`~pointsuite.engine.checkpoint.load_checkpoint`; or the keys do not fit.
     """
-    found = find_state_dict(load_checkpoint(source), str(source))
-    state, left = take_network(found, model), []
+    checkpoint = load_checkpoint(source)
+    state, left = take_network(find_state_dict(checkpoint, str(source)), model), []
     wanted = model.state_dict()
     trunk = strip_prefix({k: v for k, v in state.items() if k.startswith("backbone.")}, "backbone.")
     if trunk and not any(key.startswith("backbone.") for key in wanted) and trunk.keys() & wanted.keys():
@@ -372,6 +388,9 @@ def load_pretrained(model: nn.Module, source: str | PathLike, num_classes: int |
         hint = "" if state.keys() & wanted.keys() else "tools/convert_checkpoint.py converts published files"
         if state.keys() == wanted.keys() and num_classes is None:
             hint = "with num_classes=..., last layers for other classes are left as initialised"
+        name, options = _converted_to(checkpoint)
+        if name:
+            hint = f"it was converted for {name}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
         raise CheckpointError("; ".join(filter(None, (str(error), hint)))) from error
     if left:
         warnings.warn(f"{source}: left as initialised: {', '.join(left)}", stacklevel=3)

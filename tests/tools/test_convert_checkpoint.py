@@ -171,6 +171,13 @@ def test_deploy(tmp_path, monkeypatch, capsys):
     x = torch.randn(1, 2, 5, 5)
     merged = dense.create_model("normed", pretrained=out, deploy=True)
     torch.testing.assert_close(merged(x), network(x))
+    torch.testing.assert_close(dense.load_official(out)(x), network(x))  # as the file says
+    for options, message in (({"size": 1}, "unexpected keyword"), ({"pretrained": "x"}, "multiple values")):
+        torch.save({**written, "meta": {"model": "normed", "model_args": options}}, tmp_path / "bad.pth")
+        with pytest.raises(CheckpointError, match=f"bad.pth: meta.model_args: .*{message}"):
+            dense.load_official(tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match=r"it was converted for normed\(deploy=True\)$"):
+        dense.create_model("normed", pretrained=out)
 
 
 def test_refusals(published, tmp_path):
