@@ -1,18 +1,10 @@
 """What the tests of the four InLine families share."""
 
 import torch
-from torch import nn
 
 from tests.parity import packs
 
 from .test_identify import PACKS
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def published(pack):

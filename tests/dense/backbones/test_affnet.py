@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import dense
@@ -22,6 +21,8 @@ from dense.backbones.affnet import (
 from dense.registry import ZOO
 from pointsuite.engine.checkpoint import CheckpointError
 
+from ..noise import noisy
+
 PACKS = Path(__file__).parents[2] / "parity" / "packs" / "affnet"
 SMALL = {
     "embed_dims": (8, 8, 16, 16, 24),
@@ -36,13 +37,6 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64, evaluating."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def maps(channels, *size, batch=2):

@@ -10,19 +10,14 @@ from dense.backbones.attnet import ATConv, Block, TokenATConv
 from dense.base.optim import NoDecayConstructor
 from dense.registry import ZOO
 
+from ..noise import noisy
+
 SMALL = {**AttNet.archs["t1"], "embed_dims": (8, 8, 12, 16), "depths": (1, 2, 1, 1)}
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64, evaluating."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def maps(height=5, width=7, channels=6):

@@ -14,6 +14,8 @@ from dense.backbones.biformer import Block, FullAttention, RoutingAttention, rou
 from pointsuite.engine.checkpoint import CheckpointError
 from tests.parity.adapters.biformer import attention_weights
 
+from ..noise import noisy
+
 PACKS = Path(__file__).parents[2] / "parity" / "packs" / "biformer"
 # how windows that stick out of the map are treated: by default, as published, and so channels-first
 WAYS = {
@@ -27,13 +29,6 @@ WAYS = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64."""
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def shallow(arch="tiny", width=32):

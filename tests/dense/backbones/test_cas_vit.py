@@ -13,24 +13,14 @@ from dense.layers import NormConv, switch_to_deploy
 from dense.registry import ZOO
 from pointsuite.engine.checkpoint import CheckpointError
 
+from ..noise import noisy
+
 SMALL = {"embed_dims": (8, 12, 16, 20), "depths": (2, 1, 1, 1)}
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights and statistics of norms that all count, in float64, evaluating."""
-    for name, value in module.named_parameters():
-        torch.nn.init.normal_(value, 1.0 if value.ndim == 1 and not name.endswith("bias") else 0.0, 0.3)
-    for name, value in module.named_buffers():
-        if name.endswith("running_mean"):
-            value.normal_()
-        elif name.endswith("running_var"):
-            value.uniform_(0.5, 2)
-    return module.double().eval()
 
 
 def maps(*shape):

@@ -12,6 +12,8 @@ from dense.registry import ZOO
 from pointsuite.engine.checkpoint import CheckpointError
 from tests.dense.memory import LargestTensor
 
+from ..noise import noisy
+
 SMALL = {
     "embed_dims": 16,
     "depth": 3,
@@ -25,12 +27,6 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def naive_weights(attn, x, grid):

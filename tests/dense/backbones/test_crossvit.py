@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import dense
@@ -13,6 +12,8 @@ from dense.backbones.crossvit import ConvPatchEmbed, Fusion, stage_rates
 from dense.layers import SelfAttention
 from dense.registry import ZOO
 from pointsuite.engine.checkpoint import CheckpointError
+
+from ..noise import noisy
 
 SMALL = {
     "embed_dims": (8, 12),
@@ -28,13 +29,6 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64, evaluating."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def images(height=16, width=16):

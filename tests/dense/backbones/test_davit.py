@@ -13,6 +13,7 @@ from dense.backbones.davit import Block, ChannelAttention, WindowAttention
 from pointsuite.engine.checkpoint import CheckpointError
 
 from ..memory import LargestTensor
+from ..noise import noisy
 
 PACKS = Path(__file__).parents[2] / "parity" / "packs" / "davit"
 SMALL = {
@@ -27,13 +28,6 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def network(**kwargs):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import dense
@@ -12,6 +11,8 @@ from dense.layers import MLP, record_attention
 from dense.ops import maximum_spanning_tree
 from dense.registry import ZOO
 from pointsuite.engine.checkpoint import CheckpointError
+
+from ..noise import noisy
 
 SMALL = {
     "embed_dims": 12,
@@ -28,12 +29,6 @@ LITE = {**SMALL, "prune_blocks": (0, 2)}
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def images(height=16, width=16, batch=2):

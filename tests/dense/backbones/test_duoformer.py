@@ -17,6 +17,7 @@ from dense.registry import ZOO
 from pointsuite.engine.checkpoint import CheckpointError
 from tests.parity import packs
 
+from ..noise import noisy
 from .test_identify import PACKS
 
 TRUNK = {"embed_dims": (8, 8, 12, 16), "depths": (1, 1, 1, 1), "expansion": 1}
@@ -36,12 +37,6 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def former(pool="first", **options):

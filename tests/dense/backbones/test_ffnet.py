@@ -13,6 +13,8 @@ from pointsuite.engine.checkpoint import CheckpointError
 from pointsuite.engine.skeleton import skeletons
 from pointsuite.engine.zoo import load_converted
 
+from ..noise import noisy
+
 SMALL = {
     "embed_dims": (8, 16, 16, 32),
     "depths": (1, 2, 1, 1),
@@ -27,18 +29,6 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights and statistics of norms that all count, in float64, evaluating."""
-    for name, value in module.named_parameters():
-        nn.init.normal_(value, 1.0 if value.ndim == 1 and not name.endswith("bias") else 0.0, 0.3)
-    for name, value in module.named_buffers():
-        if name.endswith("running_mean"):
-            value.normal_()
-        elif name.endswith("running_var"):
-            value.uniform_(0.5, 2)
-    return module.double().eval()
 
 
 def maps(channels, height=9, width=11):

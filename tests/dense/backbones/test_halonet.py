@@ -9,6 +9,8 @@ from dense.backbones import HaloNet
 from dense.backbones.halonet import FinalConvHead, HaloAttention, round_to_8
 from dense.registry import ZOO
 
+from ..noise import noisy
+
 SMALL = {
     **HaloNet.archs["h1"],
     "embed_dims": (8, 16, 16, 24),
@@ -24,13 +26,6 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64, evaluating."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def maps(height=8, width=12, channels=6):

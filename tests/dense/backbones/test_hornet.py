@@ -12,6 +12,8 @@ from dense.backbones import HorNet
 from dense.backbones.hornet import Block, GlobalLocalFilter, GnConv
 from pointsuite.engine.checkpoint import CheckpointError
 
+from ..noise import noisy
+
 PACKS = Path(__file__).parents[2] / "parity" / "packs" / "hornet"
 TINY_GF = {
     "embed_dims": (16, 32, 64, 128),
@@ -24,13 +26,6 @@ TINY_GF = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64."""
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double()
 
 
 def pointwise(linear, x):

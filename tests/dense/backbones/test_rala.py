@@ -20,6 +20,7 @@ from dense.backbones.rala import (
 )
 
 from ..memory import LargestTensor
+from ..noise import noisy
 
 PACKS = Path(__file__).parents[2] / "parity" / "packs" / "rala"
 SMALL = {
@@ -34,13 +35,6 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def two_stages(attentions=("linear", "softmax"), **kwargs):

@@ -13,24 +13,14 @@ from dense.backbones.shvit import DepthwiseMixer, FeedForward, PatchMerging, Sin
 from dense.layers import ConvNorm, PooledNormLinear
 from pointsuite.engine.checkpoint import CheckpointError
 
+from ..noise import noisy
+
 PACKS = Path(__file__).parents[2] / "parity" / "packs" / "shvit"
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights and statistics of norms that all count, in float64, evaluating."""
-    for name, value in module.named_parameters():
-        torch.nn.init.normal_(value, 1.0 if value.ndim == 1 and not name.endswith("bias") else 0.0, 0.3)
-    for name, value in module.named_buffers():
-        if name.endswith("running_mean"):
-            value.normal_()
-        elif name.endswith("running_var"):
-            value.uniform_(0.5, 2)
-    return module.double().eval()
 
 
 def unfolded(layer, x):

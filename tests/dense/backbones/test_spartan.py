@@ -15,6 +15,8 @@ from dense.backbones.spartan import Block, ChannelMixer, SpatialMixer, rotate_pa
 from dense.registry import ZOO
 from pointsuite.engine.checkpoint import CheckpointError
 
+from ..noise import noisy
+
 PACKS = Path(__file__).parents[2] / "parity" / "packs" / "spartan"
 SMALL = {
     "embed_dims": (8, 16, 16),
@@ -28,16 +30,6 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64, evaluating."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    for name, value in module.named_buffers():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 2)
-    return module.double().eval()
 
 
 def maps(channels, height=5, width=6, batch=2):

@@ -15,6 +15,8 @@ from dense.backbones import ClassificationNetwork, TransNeXt
 from dense.backbones.transnext import AggregatedAttention, ConvGLU, GlobalAttention, PositionBias
 from pointsuite.engine.checkpoint import CheckpointError
 
+from ..noise import noisy
+
 PACKS = Path(__file__).parents[2] / "parity" / "packs" / "transnext"
 SHALLOW = {**TransNeXt.archs["micro"], "depths": (1, 1, 1, 1)}
 
@@ -22,13 +24,6 @@ SHALLOW = {**TransNeXt.archs["micro"], "depths": (1, 1, 1, 1)}
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64, evaluating."""
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def images(*size, batch=1):

@@ -10,19 +10,14 @@ from dense.backbones import ViT
 from dense.registry import ZOO
 from pointsuite.engine.checkpoint import CheckpointError
 
+from ..noise import noisy
+
 SMALL = {**ViT.archs["tiny"], "embed_dims": 12, "depth": 2, "num_heads": 3, "patch_size": 4, "img_size": 8}
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64, evaluating."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def naive_block(block, x):

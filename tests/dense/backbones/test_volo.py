@@ -12,6 +12,8 @@ from dense.classification.model import ImageClassifier
 from dense.classification.sample import ImageDataSample
 from dense.registry import ZOO
 
+from ..noise import noisy
+
 SMALL = {
     "embed_dims": (8, 12, 12, 12),
     "depths": (2, 1, 1, 1),
@@ -26,13 +28,6 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64, evaluating."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def images(height=48, width=48, batch=2):

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from dense.base import ClassificationNetwork, TokenBackbone
 from dense.layers import MLP, SelfAttention, resize_positions
 
+from ..noise import noisy
+
 DIMS, PATCH = 8, 4
 
 
@@ -35,12 +37,6 @@ class Tokens(TokenBackbone):
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 def images(height=16, width=12, batch=2):

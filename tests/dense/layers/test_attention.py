@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from dense.layers import ClassAttention, SelfAttention, record_attention
@@ -10,18 +9,12 @@ from dense.layers.attention import join_qkv
 from pointsuite.engine.checkpoint import CheckpointError
 
 from ..memory import LargestTensor
+from ..noise import noisy
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def noisy(module):
-    """Weights large enough that every one counts, in float64, evaluating."""
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.3)
-    return module.double().eval()
 
 
 @pytest.mark.parametrize("qkv_bias", [True, False])
