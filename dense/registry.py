@@ -10,7 +10,10 @@ TASKS = (
     "dense.matching",
     "dense.restoration",
     "dense.video",
+    "dense.sequence",
+    "dense.gaze",
     "dense.adaptation",
+    "dense.explain",
 )
 
 _registries = make_registries(

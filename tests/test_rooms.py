@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TASKS = ("classification", "detection", "matching", "restoration", "segmentation", "video")
+TASKS = ("classification", "detection", "gaze", "matching", "restoration", "segmentation", "sequence", "video")
 # from the lowest; rooms of one line do not know each other
 FLOORS = [
     ["pointsuite.registry", "pointsuite.engine"],
@@ -21,7 +21,7 @@ FLOORS = [
     ["dense.base"],
     ["dense.backbones"],
     [f"dense.{task}" for task in TASKS],
-    ["dense.adaptation"],
+    ["dense.adaptation", "dense.explain"],
 ]
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 REGISTRIES = {"dense.registry", "pointsuite.registry"}  # the engine makes them and enters its own

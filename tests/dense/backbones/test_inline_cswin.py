@@ -8,7 +8,8 @@ from dense.backbones.inline_cswin import InjectiveBlock, StripeAttention
 from dense.layers import MLP, InjectiveAttention
 from dense.registry import ZOO
 
-from .inline import noisy, published, without
+from ..noise import noisy
+from .inline import published, without
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ import torch
 from dense.backbones import InLineDeiT
 from dense.registry import ZOO
 
-from .inline import noisy, published, without
+from ..noise import noisy
+from .inline import published, without
 
 SMALL = {"embed_dims": 16, "depth": 2, "num_heads": 2, "patch_size": 4, "img_size": 16}
 

@@ -9,7 +9,8 @@ from dense.backbones.inline_pvt import PositionedEmbed
 from dense.registry import ZOO
 
 from ..memory import LargestTensor
-from .inline import noisy, published, without
+from ..noise import noisy
+from .inline import published, without
 
 SMALL = {
     "embed_dims": (8, 16, 24, 32),

@@ -9,7 +9,8 @@ from dense.layers import InjectiveAttention, ShiftedWindowAttention, SwinPatchMe
 from dense.registry import ZOO
 
 from ..memory import LargestTensor
-from .inline import noisy, published, without
+from ..noise import noisy
+from .inline import published, without
 
 SMALL = {
     "embed_dims": (8, 16),

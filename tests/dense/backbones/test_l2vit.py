@@ -12,7 +12,8 @@ from dense.registry import ZOO
 from tests.parity import packs
 
 from ..memory import LargestTensor
-from .inline import noisy, without
+from ..noise import noisy
+from .inline import without
 from .test_identify import PACKS
 
 SMALL = {"embed_dims": (16, 32), "depths": (2, 3), "num_heads": (2, 4), "window_size": 4}

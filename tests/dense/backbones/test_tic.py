@@ -10,7 +10,7 @@ from dense.backbones import TiC
 from dense.backbones.tic import LocalAttention, MSAConv, ShiftedAttention
 
 from ..memory import LargestTensor
-from .inline import noisy
+from ..noise import noisy
 
 SMALL = {"embed_dims": (8, 16), "depths": (2, 1), "num_heads": (2, 4), "window_size": 3}
 
