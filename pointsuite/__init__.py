@@ -2,9 +2,11 @@
 
 from importlib.metadata import version
 
+from .compat.pyg import prepare as prepare_pyg
 from .engine.cpu import prepare_process
 
 prepare_process()  # before anything imports PyTorch
+prepare_pyg()
 
 __version__ = version("pointsuite")
 

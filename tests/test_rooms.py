@@ -15,7 +15,7 @@ FLOORS = [
     ["pointsuite.transforms"],
     ["pointsuite.visualization", "pointsuite.evaluation"],
     ["pointsuite.models"],
-    ["pointsuite.predictor", "pointsuite.export"],
+    ["pointsuite.predictor", "pointsuite.export", "pointsuite.compat"],
     ["dense.registry", "dense.ops"],
     ["dense.compat", "dense.layers"],
     ["dense.base"],

@@ -10,11 +10,13 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+
+from pointsuite.engine.mending import mend_on_import
 
 EXTENSION = "mmcv._ext"
 MENDS = "dense.base.libraries"  # by whose MENDS some of the libraries' modules get ours in place of theirs
@@ -25,12 +27,7 @@ def prepare() -> None:
     """Offer :mod:`dense.compat.mmcv_ext` to mmcv; warn where mmcv went without it, or cannot load OpenCV."""
     if not any(isinstance(finder, PortableExtension) for finder in sys.meta_path):
         sys.meta_path.append(PortableExtension())  # the last: a compiled extension is found before
-    if not any(isinstance(finder, Mender) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Mender())
-        if any(name in sys.modules for name in MENDED):
-            for name, mend in find_mends().items():
-                if name in sys.modules:
-                    mend(sys.modules[name])
+    mend_on_import(MENDED, find_mends)
     if "mmcv.cnn" in sys.modules and "mmcv.ops" not in sys.modules:
         warnings.warn(
             "mmcv was imported before dense and found no operators, so models go without them; "
@@ -80,25 +77,6 @@ class PortableExtension(MetaPathFinder, Loader):
 def find_mends() -> dict[str, Callable[[ModuleType], None]]:
     """By the names of modules, what is done to each when it has been imported."""
     return import_module(MENDS).MENDS
-
-
-class Mender(MetaPathFinder):
-    """Finds modules of mmcv, mmdet and mmseg as Python does, and mends those that need it once they ran."""
-
-    def find_spec(self, name, path, target=None) -> ModuleSpec | None:
-        top, dot, _ = name.partition(".")
-        if not dot or top not in MENDED or (mend := find_mends().get(name)) is None:
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            run = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                run(module)
-                mend(module)
-
-            spec.loader.exec_module = exec_module
-        return spec
 
 
 def _serve_torchvision_weights() -> None:

@@ -3,6 +3,7 @@
 from .attention import NeighbourAttention, PointAttention
 from .levels import global_frame, sample_levels
 from .mlp import ChannelNorm, check_in_channels, check_inputs, classification_head, mlp
+from .risurconv import RISurConv
 from .surface_backbone import SurfaceBackbone, SurfaceGeometry
 from .surface_conv import SurfaceConv, SurfaceEmbedding
 from .surface_propagation import SurfacePropagation
@@ -11,6 +12,7 @@ __all__ = [
     "ChannelNorm",
     "NeighbourAttention",
     "PointAttention",
+    "RISurConv",
     "SurfaceBackbone",
     "SurfaceConv",
     "SurfaceEmbedding",

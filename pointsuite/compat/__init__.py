@@ -1,0 +1,1 @@
+"""What lets PyTorch Geometric's operators on points run from wheels."""
