@@ -24,6 +24,7 @@ DATASETS = {
     "shapenetpart": "pointsuite.datasets.shapenetpart",
     "meshes": "pointsuite.datasets.mesh_folder",
     "clouds": "pointsuite.datasets.cloud_folder",
+    "pyg": "pointsuite.datasets.pyg_dataset",
     "camvid": "dense.segmentation.datasets",
     "camvid-patches": "dense.segmentation.patches",
     "pennfudan": "dense.detection.datasets",
