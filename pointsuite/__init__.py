@@ -2,11 +2,12 @@
 
 from importlib.metadata import version
 
-from .compat.pyg import prepare as prepare_pyg
+from .compat import mim, pyg
 from .engine.cpu import prepare_process
 
 prepare_process()  # before anything imports PyTorch
-prepare_pyg()
+pyg.prepare()
+mim.prepare()
 
 __version__ = version("pointsuite")
 

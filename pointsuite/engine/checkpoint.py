@@ -2,9 +2,11 @@
 
 A checkpoint is a file of :func:`torch.save` that holds tensors and plain data (numbers, strings, None, dicts,
 lists, tuples). Unpickling anything else runs code that the file chooses, so nothing else is written or read.
+A ``.safetensors`` file holds weights, and as its metadata ``meta`` in JSON and a digest of the weights.
 """
 
 import hashlib
+import json
 import os
 import re
 import zipfile
@@ -25,6 +27,7 @@ from .errors import CheckpointError, UsageError
 from .files import list_files, read_text
 from .lock import is_alive
 
+SUFFIXES = (".pth", ".safetensors")  # of what a work dir is searched for
 LOSSES = ("attention_loss.", "criterion.", "frame_loss.", "loss_function.")  # what tasks' models call theirs
 PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
 
@@ -122,15 +125,55 @@ def to_plain(value: Any, name: str = "checkpoint") -> Any:
 
 
 def save_checkpoint(obj: Any, path: str | os.PathLike) -> None:
-    """Write ``obj`` (see :func:`to_plain`) to ``path`` atomically.
+    """Write ``obj`` (see :func:`to_plain`) to ``path`` atomically, as ``.safetensors`` where it is called so.
 
     Raises:
-        CheckpointError: ``obj`` holds something that :func:`load_checkpoint` would refuse.
+        CheckpointError: ``obj`` holds something that :func:`load_checkpoint` would refuse, or more than
+            weights and ``meta``, for a ``.safetensors`` file.
         OSError: the file cannot be written; what was there before is intact.
     """
     plain = to_plain(obj)
+    content = _to_safetensors(plain, path) if is_safetensors(path) else None
     with atomic_write(path) as file:
-        torch.save(plain, file)
+        if content is None:
+            torch.save(plain, file)
+        else:
+            file.write(content)
+
+
+def is_safetensors(path: str | os.PathLike) -> bool:
+    """Whether a path is that of a ``.safetensors`` file."""
+    return Path(path).suffix.lower() == ".safetensors"
+
+
+def _to_safetensors(plain: Any, path: str | os.PathLike) -> bytes:
+    from safetensors.torch import save
+
+    state, meta = plain, None
+    if isinstance(plain, Mapping) and "state_dict" in plain:
+        state, meta = plain["state_dict"], plain.get("meta") or {}
+        if more := sorted(map(str, plain.keys() - {"state_dict", "meta"})):
+            raise CheckpointError(f"{path}: found {', '.join(more)} to write, wanted weights and meta alone")
+    state = find_state_dict(state, str(path))
+    # as this format wants them: none shares its memory, each is laid out in order
+    state = {key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+    metadata = {"format": "pt", "sha256": _digest(state)}
+    if meta is not None:
+        try:
+            metadata["meta"] = json.dumps(meta)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: meta: {error}, wanted what JSON can hold") from error
+    return save(state, metadata)
+
+
+def _digest(state_dict: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for key in sorted(state_dict):
+        value = state_dict[key]
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 # ----------------------------------------------------------------------------------------------- finding
@@ -176,7 +219,7 @@ def find_checkpoint(path: str) -> str:
         raise UsageError(f"{path}: no such checkpoint")
     if latest := find_latest_checkpoint(path):
         return str(latest)
-    found = list_files(path, "*.pth")
+    found = [file for suffix in SUFFIXES for file in list_files(path, f"*{suffix}")]
     if not found:
         raise UsageError(f"{path}: a folder without checkpoints: no such checkpoint")
     for pattern in (r"epoch_(\d+)", r"iter_(\d+)"):
@@ -197,7 +240,10 @@ def find_checkpoint(path: str) -> str:
 def load_checkpoint(
     source: str | os.PathLike, map_location: Any = "cpu", *, numpy_numbers: bool = False
 ) -> Any:
-    """Read a file of :func:`torch.save` that holds tensors and plain data only; there is no fallback.
+    """Read a file of :func:`torch.save` that holds tensors and plain data only, or a ``.safetensors`` file.
+
+    There is no fallback. Of the second comes {"state_dict", "meta"} where it has ``meta``, as ours do, else
+    the weights.
 
     Args:
         source: a path, or a URL with its SHA-256 (see :func:`download`).
@@ -214,6 +260,8 @@ def load_checkpoint(
     size = path.stat().st_size
     if size == 0:
         raise CheckpointError(f"{path}: the file is empty, wanted a checkpoint")
+    if is_safetensors(path):
+        return _load_safetensors(path, map_location)
     _check_archive(path)
     with safe_globals(_numpy_number_globals() if numpy_numbers else []):
         try:
@@ -234,6 +282,31 @@ def load_checkpoint(
         if meta is not None and not (isinstance(meta, Mapping) and all(isinstance(key, str) for key in meta)):
             raise CheckpointError(f"{path}: meta: found a {type(meta).__name__}, wanted a dict of names")
     return content
+
+
+def _load_safetensors(path: Path, map_location: Any) -> Any:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
+    except PermissionError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # its own errors, and PyTorch's
+        raise CheckpointError(f"{path}: damaged, or not a file of safetensors ({error})") from error
+    if metadata.get("sha256") not in (None, _digest(state)):
+        raise CheckpointError(f"{path}: damaged: the weights do not fit their checksum; copy the file anew")
+    state = {key: value.to(map_location) for key, value in state.items()} if map_location != "cpu" else state
+    if "meta" not in metadata:
+        return state
+    try:
+        meta = json.loads(metadata["meta"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: meta: {error}, wanted JSON") from error
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"{path}: meta: found a {type(meta).__name__}, wanted a dict of names")
+    return {"state_dict": state, "meta": meta}
 
 
 def _check_archive(path: Path) -> None:

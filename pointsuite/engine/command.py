@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from .runner import Runner
 
+CONFIGS = Path(__file__).parents[1] / ".mim" / "configs"  # in the repository a link to configs/
 _current: dict[str, Any] = {}  # the config of this command and its file, for errors
 
 
@@ -113,7 +115,7 @@ def load_config(args: argparse.Namespace) -> "Config":
     """
     from .config import check, find_run_config, read_file
 
-    path = Path(args.config)
+    path = find_config(args.config)
     if path.is_dir() and "checkpoint" in args:
         if args.checkpoint is None and getattr(args, "weights", None) is None:
             args.checkpoint = args.config
@@ -141,6 +143,28 @@ def load_config(args: argparse.Namespace) -> "Config":
     return cfg
 
 
+def find_config(name: str) -> Path:
+    """The path of a config: itself, one of this package's, or ``PACKAGE::PATH``, as MMEngine writes it.
+
+    Raises:
+        UsageError: no such package, or one without configs.
+    """
+    package, colons, rest = name.partition("::")
+    if not colons:
+        path, own = Path(name), CONFIGS / name
+        return own if not path.exists() and not path.is_absolute() and own.is_file() else path
+    try:
+        spec = find_spec(package) if package.isidentifier() else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(f"{name}: found no package {package!r}, wanted one that is installed")
+    folder = Path(spec.submodule_search_locations[0], ".mim", "configs")
+    if not folder.is_dir():
+        raise UsageError(f"{name}: found no {folder}, wanted a package with configs")
+    return folder / rest
+
+
 def _seed_datasets(dataset: Any, seed: int) -> None:
     """Give a data set, and those that it repeats or joins, the seed, where their configs have one."""
     if not isinstance(dataset, dict):
@@ -161,9 +185,13 @@ def read_config(
 
 
 def _suggest(path: Path) -> str:
-    folders = (Path(__file__).parents[2] / "configs", Path("configs").resolve())
-    files = (file for folder in folders for file in folder.glob("**/*.py") if "_base_" not in file.parts)
-    known = {file.name: os.path.relpath(file) for file in files}
+    known = {}
+    for folder in (CONFIGS.resolve(), Path("configs").resolve()):
+        for file in folder.glob("**/*.py"):
+            if "_base_" not in file.parts:
+                named = os.path.relpath(file)
+                inside = file.is_relative_to(CONFIGS.resolve()) and named.startswith("..")
+                known[file.name] = str(file.relative_to(CONFIGS.resolve())) if inside else named
     close = difflib.get_close_matches(path.with_suffix(".py").name, known, n=3, cutoff=0.7)
     return f"; did you mean {' or '.join(known[name] for name in close)}?" if close else ""
 

@@ -24,6 +24,7 @@ from .checkpoint import (
     load_state_dict,
     take_network,
 )
+from .command import find_config
 from .config import find_run_config, read_file
 from .errors import one_line
 from .zoo import ModelZoo
@@ -260,7 +261,7 @@ def read_config(path: str | os.PathLike) -> Config:
     Raises:
         FileNotFoundError: there is none.
     """
-    path = Path(path)
+    path = find_config(str(path))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such config")
     return read_file(path)
