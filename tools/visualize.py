@@ -4,6 +4,7 @@ Examples:
     python tools/visualize.py bunny.ply --out bunny.png     # a file (h5 npz npy ply pcd off obj txt xyz csv)
     python tools/visualize.py data/kicad/kicad.h5:test:12   # a shape of a data set, in a window
     python tools/visualize.py data/kicad/kicad.h5 --predictions predictions.npz --out grid.png
+    python tools/visualize.py part.ply --out part.html      # a page to turn it in a browser, offline
 """
 
 import argparse
@@ -17,7 +18,9 @@ NEIGHBOURS = 32  # of a point whose normal is estimated
 def main(argv: list[str] | None = None) -> int:
     parser = command.Parser(description=__doc__)
     parser.add_argument("input", help="a file; for an HDF5 data set also FILE.h5:SPLIT:INDEX")
-    parser.add_argument("--out", metavar="FILE.png", help="write a picture; without it a window opens")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write a picture (.png) or a page (.html); without it a window opens"
+    )
     parser.add_argument("--split", default="test", help="of an HDF5 data set (default: test)")
     parser.add_argument("--index", type=int, default=0, help="of the shape in the split (default: 0)")
     parser.add_argument(
@@ -62,7 +65,7 @@ def _cloud(args: argparse.Namespace) -> None:
 
     from pointsuite.io import read_points
     from pointsuite.ops import estimate_normals
-    from pointsuite.visualization import draw_cloud, show_cloud
+    from pointsuite.visualization import Exhibit, draw_cloud, is_page, show_cloud, write_page
 
     if args.num_points is not None and args.num_points < 1:
         raise ValueError(f"--num-points is {args.num_points}, wanted 1 or more")
@@ -85,6 +88,11 @@ def _cloud(args: argparse.Namespace) -> None:
             show_cloud(cloud.points, colors, **what, title=args.input)
         except RuntimeError as error:
             raise RuntimeError(f"{error}; --out FILE.png writes a picture") from None
+        return
+    if is_page(args.out):
+        what = {"normals": cloud.normals, "part": cloud.part, "up": args.up or cloud.up}
+        write_page(args.out, [Exhibit(cloud.points, str(args.input), colors, **what)], title=str(args.input))
+        print(f"{args.out}: {len(cloud.points)} points of {args.input}")
         return
     draw_cloud(
         cloud.points,

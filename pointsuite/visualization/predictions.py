@@ -10,6 +10,7 @@ from pointsuite.io import PointFileError, read_points
 from pointsuite.io.arrays import load_npz, npz_names
 from pointsuite.visualization.confusion import draw_confusion_matrix
 from pointsuite.visualization.grid import draw_grid
+from pointsuite.visualization.page import Exhibit, is_page, write_page
 
 
 class Predictions(NamedTuple):
@@ -71,7 +72,8 @@ def draw_predictions(
     Args:
         dataset: the HDF5 file (layout of this suite) that the predictions are about.
         predictions: see `read_predictions`.
-        out, confusion: .png files for the grid and for the matrix; None leaves one out.
+        out, confusion: .png files for the grid and for the matrix; None leaves one out. An .html file as
+            ``out`` shows all shapes of the grid one by one, to be turned.
     Raises:
         PointFileError: a file cannot be read right.
     """
@@ -81,16 +83,25 @@ def draw_predictions(
     if out is not None:
         shown = np.random.default_rng(seed).permutation(len(right))[:limit]
         clouds = [read_points(dataset, split=split, index=int(i)) for i in said.index[shown]]
-        draw_grid(
-            [c.points if c.normals is None else np.hstack([c.points, c.normals]) for c in clouds],
-            [f"{said.classes[said.label[i]]} -> {said.classes[said.prediction[i]]}" for i in shown],
-            right[shown],
-            out,
-            up=clouds[0].up,
-            heading=score if len(shown) == len(right) else f"{score}, {len(shown)} shown at random",
-        )
+        titles = [f"{said.classes[said.label[i]]} -> {said.classes[said.prediction[i]]}" for i in shown]
+        heading = score if len(shown) == len(right) else f"{score}, {len(shown)} shown at random"
+        draw = _write_page if is_page(out) else _draw_grid
+        draw(clouds, titles, right[shown], out, heading)
     if confusion is not None:
         matrix = np.zeros((len(said.classes), len(said.classes)), np.int64)
         np.add.at(matrix, (said.label, said.prediction), 1)
         draw_confusion_matrix(matrix, said.classes, confusion, heading=score)
     return said
+
+
+def _draw_grid(clouds, titles: list[str], right: np.ndarray, out: str | Path, heading: str) -> None:
+    shapes = [c.points if c.normals is None else np.hstack([c.points, c.normals]) for c in clouds]
+    draw_grid(shapes, titles, right, out, up=clouds[0].up, heading=heading)
+
+
+def _write_page(clouds, titles: list[str], right: np.ndarray, out: str | Path, heading: str) -> None:
+    exhibits = [
+        Exhibit(cloud.points, title, normals=cloud.normals, up=cloud.up, right=good)
+        for cloud, title, good in zip(clouds, titles, right, strict=True)
+    ]
+    write_page(out, exhibits, title="Predictions", heading=heading)
