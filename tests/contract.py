@@ -239,7 +239,7 @@ def check_classifier(network, cls, tmp_path):
 
 def check_packs(network, cls, tmp_path):
     """What its authors published is pinned; tests/parity runs the packs."""
-    assert list((PACKS / (cls.folder or cls.system)).glob("*.json"))
+    assert list((PACKS / (cls.packs or cls.folder or cls.system)).glob("*.json"))
 
 
 @torch.no_grad()

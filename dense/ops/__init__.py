@@ -1,14 +1,17 @@
 """Functions on tensors: no parameters, no MMEngine."""
 
 from .attention import padded_attention
+from .combiner_attention import combiner_attention
 from .context_mixing import context_mixing
 from .convolution import conv2d
+from .coordinate_product import coordinate_product
 from .dynamic_conv import dynamic_depthwise_conv, involution
 from .frame_attention import frame_logits
 from .frequency import half_spectrum, invert_half_spectrum
 from .gated_conv import gated_depthwise_conv
 from .gated_sum import gated_sum
 from .halo_attention import halo_attention
+from .lightning_attention import head_slopes, lightning_attention
 from .linear import linear
 from .linear_attention import linear_attention
 from .local_attention import local_logits, local_mask, local_sum
@@ -20,21 +23,27 @@ from .position_relation import position_relation
 from .reversed_attention import reversed_attention
 from .roi_align import roi_align
 from .spanning_tree import maximum_spanning_tree
+from .toeplitz_attention import draw_features, toeplitz_attention
 from .window_attention import window_attention
 from .windows import complete, map_windows, merge_windows, pad_map, partition_windows, window_mask
 
 __all__ = [
+    "combiner_attention",
     "complete",
     "context_mixing",
+    "coordinate_product",
+    "draw_features",
     "dynamic_depthwise_conv",
     "frame_logits",
     "half_spectrum",
+    "head_slopes",
     "gated_sum",
     "gated_depthwise_conv",
     "halo_attention",
     "invert_half_spectrum",
     "involution",
     "conv2d",
+    "lightning_attention",
     "linear",
     "linear_attention",
     "local_logits",
@@ -53,6 +62,7 @@ __all__ = [
     "position_relation",
     "reversed_attention",
     "roi_align",
+    "toeplitz_attention",
     "window_attention",
     "window_mask",
 ]

@@ -2,4 +2,9 @@
 
 from pointsuite.engine.registry import import_package
 
+from .answering import Answerer
+from .predictor import Generator
+
+__all__ = ["Answerer", "Generator"]
+
 import_package(__name__)

@@ -45,7 +45,7 @@ def find_systems(root: Path, *zoos: ModelZoo) -> list[System]:
                     network,
                     ".".join(network.__module__.split(".")[:2]),
                     readme if readme.is_file() else None,
-                    len(list((root / "tests/parity/packs" / folder).glob("*.json"))),
+                    len(list((root / "tests/parity/packs" / (network.packs or folder)).glob("*.json"))),
                 )
             )
     return sorted(

@@ -26,6 +26,7 @@ class Network:
     Attributes:
         system: name in the zoo; the class's file and the folder of its configs have it, too.
         folder: of its configs and parity packs, where that is named after a system beside it.
+        packs: folder of its parity packs, where that has another name still, as after an operator.
         title: what the README calls it; the class's name by default.
         paper: authors, title, venue, arXiv number.
         code: the published code, as ``owner/repository``; "" where there is none.
@@ -43,6 +44,7 @@ class Network:
 
     system: ClassVar[str]
     folder: ClassVar[str] = ""
+    packs: ClassVar[str] = ""
     title: ClassVar[str] = ""
     paper: ClassVar[str]
     code: ClassVar[str] = ""

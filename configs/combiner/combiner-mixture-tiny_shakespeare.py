@@ -1,0 +1,3 @@
+_base_ = "../_base_/recipes/shakespeare.py"
+
+model = dict(network=dict(type="Combiner", arch="tiny", factorization="mixture", segment=8))
