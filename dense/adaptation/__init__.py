@@ -1,4 +1,4 @@
-"""Networks that adapt trained ones: fewer tokens, fewer keys."""
+"""What adapts trained networks: fewer tokens, fewer keys, prompts, registers."""
 
 from pointsuite.engine.registry import import_package
 

@@ -1,6 +1,6 @@
 """Backbones whose blocks map tokens to tokens: vision Transformers and their kin."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from math import isqrt
 from typing import Any
@@ -132,14 +132,20 @@ class TokenBackbone(BaseBackbone):
         """Tokens after a block."""
         return self._run(self.blocks[index], tokens)
 
-    def iterate_blocks(self, x: Tensor) -> Iterator[tuple[Tensor, Grid]]:
-        """Tokens after each block that is built, un-normed, and the grid of the patches."""
+    def iterate_blocks(
+        self, x: Tensor, run_block: Callable[[int, Tensor, Grid], Tensor] | None = None
+    ) -> Iterator[tuple[Tensor, Grid]]:
+        """Tokens after each block that is built, un-normed, and the grid of the patches.
+
+        ``run_block`` stands in for :meth:`run_block`; it may lengthen the prefix.
+        """
+        run_block = run_block or self.run_block
         self._check_images(x)
         tokens, grid = self.embed(x)
         for i in range(len(self.blocks)):
             if i == self.class_token_at and self.cls_token is not None:
                 tokens = torch.cat((self.cls_token.expand(len(x), -1, -1), tokens), 1)
-            tokens = self.run_block(i, tokens, grid)
+            tokens = run_block(i, tokens, grid)
             yield tokens, grid
 
     def to_map(self, tokens: Tensor, grid: Grid) -> Tensor:
@@ -192,7 +198,14 @@ class TokenBackbone(BaseBackbone):
 
     def make_head(self, num_classes: int) -> ClassificationHead:
         pool = "mean" if self.cls_token is None else "token"
-        return TokenHead(self.num_features, num_classes, pool=pool, num_prefix_tokens=self.num_prefix_tokens)
+        first = self.num_registers if self.registers_first else 0
+        return TokenHead(
+            self.num_features,
+            num_classes,
+            pool=pool,
+            num_prefix_tokens=self.num_prefix_tokens,
+            token=first,
+        )
 
     @classmethod
     def classifier_options(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Self-attention of tokens, whose weights can be asked for."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,8 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
         self.proj = Linear(embed_dims, embed_dims)
         self.recorded: list[Tensor] | None = None  # see record_attention
+        # what attends in place of weigh and attend, as (attention, q, k, v) -> (B, heads, N, d)
+        self.attends: Callable[[SelfAttention, Tensor, Tensor, Tensor], Tensor] | None = None
 
     def weigh(self, q: Tensor, k: Tensor, *context: Any) -> Tensor:
         """Attention weights (B, heads, N, M) of queries (B, heads, N, d) and keys (B, heads, M, d)."""
@@ -52,7 +54,9 @@ class SelfAttention(nn.Module):
     def mix(self, qkv: Tensor, *context: Any) -> Tensor:
         """Queries, keys and values (B, N, 3 C), in this order, to (B, N, C)."""
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        if self.recorded is None:
+        if self.attends is not None:
+            y = self.attends(self, q, k, v)
+        elif self.recorded is None:
             y = self.attend(q, k, v, *context)
         else:
             weights = self.weigh(q, k, *context)

@@ -178,8 +178,9 @@ class TokenHead(ClassificationHead):
     Args:
         embed_dims: C.
         num_classes: number of logits.
-        pool: "token" takes the first token, "mean" the mean of those after the prefix.
+        pool: "token" takes one token, "mean" the mean of those after the prefix.
         num_prefix_tokens: how many tokens stand before the patches.
+        token: place of the class token, the first by default.
         norm: module on (B, C), after the pooling; none by default.
         init: see :class:`ClassificationHead`.
     """
@@ -191,6 +192,7 @@ class TokenHead(ClassificationHead):
         *,
         pool: str = "token",
         num_prefix_tokens: int = 1,
+        token: int = 0,
         norm: nn.Module | None = None,
         init: Init | None = init_classifier,
     ):
@@ -199,10 +201,10 @@ class TokenHead(ClassificationHead):
         if pool == "token" and num_prefix_tokens == 0:
             raise ValueError("pool 'token' wants a class token, found no prefix token")
         super().__init__(embed_dims, num_classes, init)
-        self.pool, self.num_prefix_tokens = pool, num_prefix_tokens
+        self.pool, self.num_prefix_tokens, self.token = pool, num_prefix_tokens, token
         self.norm = nn.Identity() if norm is None else norm
 
     def pre_logits(self, features: Tensor) -> Tensor:
         if self.pool == "mean":
             return self.norm(features[:, self.num_prefix_tokens :].mean(1))
-        return self.norm(features[:, 0])
+        return self.norm(features[:, self.token])

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from dense.adaptation.trained import TellEpoch, load_trained
+from dense.adaptation.trained import TellEpoch, build_trunk, load_trained, load_trunk
 from pointsuite.engine.checkpoint import CheckpointError, save_checkpoint
 
 
@@ -42,3 +42,22 @@ def test_models_are_told_the_epoch():
 
     TellEpoch().before_train_epoch(Runner)
     assert Runner.model.epoch == 7
+
+
+def test_trunks_come_from_classifiers_and_alone(tmp_path):
+    trunk, weight = nn.Linear(2, 3), torch.ones(3, 2)
+    state = {"backbone.weight": weight, "backbone.bias": torch.ones(3), "head.fc.weight": torch.ones(7, 3)}
+    save_checkpoint(state, tmp_path / "classifier.pth")
+    load_trunk(trunk, tmp_path / "classifier.pth")
+    assert torch.equal(trunk.weight, weight)
+    save_checkpoint({"weight": 2 * weight, "bias": torch.ones(3)}, tmp_path / "alone.pth")
+    load_trunk(trunk, tmp_path / "alone.pth")
+    assert torch.equal(trunk.weight, 2 * weight)
+    save_checkpoint({"backbone.weight": weight}, tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match="lacks 1 keys of Linear, as 'bias'"):
+        load_trunk(trunk, tmp_path / "part.pth")
+
+
+def test_what_is_no_trunk():
+    with pytest.raises(TypeError, match="trunk must be a token backbone, as dense.ViT, found Linear"):
+        build_trunk(nn.Linear(2, 3))
