@@ -2,4 +2,7 @@
 
 from pointsuite.engine.registry import import_package
 
+from .explain import METHODS, explain, register_method
+
 import_package(__name__)
+__all__ = ["METHODS", "explain", "register_method"]
