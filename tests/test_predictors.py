@@ -10,9 +10,11 @@ import dense
 import pointsuite
 from dense.classification import Classifier
 from dense.detection.predictor import DetInferencer
+from dense.gaze import ScanpathPredictor
 from dense.matching import Matcher
 from dense.restoration import Restorer
 from dense.segmentation.predictor import Segmenter
+from dense.sequence import Generator
 from dense.video import AnomalyScorer
 from pointsuite.engine.checkpoint import CheckpointError, save_checkpoint
 from pointsuite.engine.errors import UsageError
@@ -27,6 +29,8 @@ PREDICTORS = [
     (Restorer, "edsr/edsr-s_srx2_t91.py"),
     (Matcher, "ufc/ufc-tiny_warps_pf-willow.py"),
     (AnomalyScorer, "vad_hybrid/vad-hybrid-small_ped2.py"),
+    (ScanpathPredictor, "oat/oat-small_osie.py"),
+    (Generator, "transnormer/tnl-tiny_shakespeare.py"),
 ]
 
 
@@ -47,6 +51,7 @@ def test_weights_are_asked_for_in_every_task(predictor, name, tmp_path):
     config = CONFIGS / name
     names = {"classes": ["a"]} if predictor is pointsuite.Classifier else {}
     names = {"parts": ["a"]} if predictor is pointsuite.PartSegmenter else names
+    names = {"vocabulary": list(map(chr, range(65)))} if predictor is Generator else names
     options = {"device": "cpu", **names}
     wanted = r"found no weights for [\d,]+ parameters of its \w+, wanted .* or weights='random'"
     with pytest.raises(CheckpointError, match=wanted):

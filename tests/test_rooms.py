@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TASKS = ("classification", "detection", "gaze", "matching", "restoration", "segmentation", "sequence", "video")
+TASKS = (
+    "classification",
+    "detection",
+    "gaze",
+    "matching",
+    "restoration",
+    "segmentation",
+    "sequence",
+    "video",
+)
 # from the lowest; rooms of one line do not know each other
 FLOORS = [
     ["pointsuite.registry", "pointsuite.engine"],
@@ -15,7 +24,7 @@ FLOORS = [
     ["pointsuite.transforms"],
     ["pointsuite.visualization", "pointsuite.evaluation"],
     ["pointsuite.models"],
-    ["pointsuite.predictor", "pointsuite.export", "pointsuite.compat"],
+    ["pointsuite.predictor", "pointsuite.export", "pointsuite.compat", "pointsuite.__main__"],
     ["dense.registry", "dense.ops"],
     ["dense.compat", "dense.layers"],
     ["dense.base"],

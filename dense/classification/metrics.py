@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
+from torch import Tensor
 
 from ..registry import METRICS
 
@@ -91,3 +92,131 @@ class BalancedAccuracy(BaseMetric):
             for kind, values in (("recall", recall), ("f1", f1)):
                 metrics |= {f"{kind}_{name}": float(v) for name, v in zip(names, values, strict=True)}
         return metrics
+
+
+@METRICS.register_module()
+class Agreement(BaseMetric):
+    """``accuracy/kappa`` and ``accuracy/mcc``, from -1 to 1: predictions and truth against chance; and
+    ``accuracy/precision``, ``accuracy/recall``, ``accuracy/macro_f1``, means over classes, in percent.
+
+    See :func:`cohen_kappa`, :func:`matthews_correlation`, :func:`macro_scores`.
+
+    Raises:
+        ValueError: a label that is not one of the scores' classes.
+    """
+
+    default_prefix = "accuracy"
+
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+        self.results += [(_label_and_scores(sample)[0], *_found(sample)) for sample in data_samples]
+
+    def compute_metrics(self, results: list[tuple[int, int, int]]) -> dict[str, float]:
+        truth, found, classes = np.array(results).T
+        count = int(classes[0])
+        table = np.bincount(count * truth + found, minlength=count**2).reshape(count, count)
+        precision, recall, f1 = macro_scores(table)
+        return {
+            "kappa": cohen_kappa(table),
+            "mcc": matthews_correlation(table),
+            "precision": 100 * precision,
+            "recall": 100 * recall,
+            "macro_f1": 100 * f1,
+        }
+
+
+@METRICS.register_module()
+class ConfidenceGap(BaseMetric):
+    """``confidence/right``, ``confidence/wrong`` and ``confidence/gap``: the largest probability, in percent,
+    on average over right and over wrong predictions, and their difference.
+
+    What has no prediction is left out, and the gap with it.
+
+    Raises:
+        ValueError: a label that is not one of the scores' classes.
+    """
+
+    default_prefix = "confidence"
+
+    def process(self, data_batch: object, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples:
+            label, scores = _label_and_scores(sample)
+            self.results.append((float(scores.max()), int(scores.argmax()) == label))
+
+    def compute_metrics(self, results: list[tuple[float, bool]]) -> dict[str, float]:
+        confidence, right = np.array(results).T
+        parts = {"right": confidence[right == 1], "wrong": confidence[right == 0]}
+        means = {name: float(100 * values.mean()) for name, values in parts.items() if len(values)}
+        return {**means, "gap": means["right"] - means["wrong"]} if len(means) == 2 else means
+
+
+def _label_and_scores(sample: dict) -> tuple[int, Tensor]:
+    scores, label = sample["pred_scores"], int(sample["gt_label"])
+    if not 0 <= label < len(scores):
+        where = sample.get("img_path", f"image {sample.get('index')}")
+        raise ValueError(f"{where}: found the label {label}, wanted 0 to {len(scores) - 1}")
+    return label, scores
+
+
+def _found(sample: dict) -> tuple[int, int]:
+    """The predicted class, and how many there are."""
+    return int(sample["pred_scores"].argmax()), len(sample["pred_scores"])
+
+
+def cohen_kappa(table: np.ndarray) -> float:
+    r"""Agreement beyond chance, :math:`(p_o - p_e) / (1 - p_e)`: 1 for all right, 0 for one class for all.
+
+    Where truth and predictions are one class each, 0 / 0, it is 0.
+
+    Args:
+        table: (K, K) counts, truth by prediction.
+
+    Raises:
+        ValueError: it is not square, or empty.
+
+    Source: Cohen, "A Coefficient of Agreement for Nominal Scales", 1960.
+    """
+    table = _check_table(table)
+    total = table.sum()
+    by_chance = table.sum(0) @ table.sum(1) / total**2
+    return 0.0 if by_chance == 1 else float((table.trace() / total - by_chance) / (1 - by_chance))
+
+
+def matthews_correlation(table: np.ndarray) -> float:
+    """Correlation of truth and prediction, of any number of classes; 0 where either is constant.
+
+    Args:
+        table: (K, K) counts, truth by prediction.
+
+    Raises:
+        ValueError: it is not square, or empty.
+
+    Source: Gorodkin, "Comparing two K-category assignments by a K-category correlation coefficient", 2004.
+    """
+    table = _check_table(table)
+    total, given, found = table.sum(), table.sum(1), table.sum(0)
+    spread = (total**2 - given @ given) * (total**2 - found @ found)
+    return 0.0 if spread == 0 else float((table.trace() * total - given @ found) / spread**0.5)
+
+
+def macro_scores(table: np.ndarray) -> tuple[float, float, float]:
+    """Precision, recall and F1, means over the classes that truth or predictions have; 0 / 0 counts as 0.
+
+    Args:
+        table: (K, K) counts, truth by prediction.
+
+    Raises:
+        ValueError: it is not square, or empty.
+    """
+    table = _check_table(table)
+    hits, given, found = table.diagonal(), table.sum(1), table.sum(0)
+    seen = given + found > 0
+    precision, recall = (hits / np.maximum(total, 1) for total in (found, given))
+    f1 = 2 * hits / np.maximum(given + found, 1)
+    return tuple(float(values[seen].mean()) for values in (precision, recall, f1))
+
+
+def _check_table(table: np.ndarray) -> np.ndarray:
+    table = np.asarray(table, float)
+    if table.ndim != 2 or table.shape[0] != table.shape[1] or not table.sum() > 0:
+        raise ValueError(f"wanted counts (K, K), at least one, found {table.sum():g} in {table.shape}")
+    return table

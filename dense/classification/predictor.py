@@ -105,8 +105,10 @@ class Classifier(Predictor):
     @torch.inference_mode()
     def _run(self, images: list[Tensor]) -> np.ndarray:
         """Probabilities (B, classes) of images (3, H, W) of one size."""
-        logits = self.model(self.preprocessor({"inputs": images})["inputs"])
-        return logits.float().softmax(1).cpu().numpy()
+        inputs = self.preprocessor({"inputs": images})["inputs"]
+        if hasattr(self.model, "probabilities"):
+            return self.model.probabilities(inputs).cpu().numpy()
+        return self.model(inputs).float().softmax(1).cpu().numpy()
 
     def _name(self, probabilities: np.ndarray) -> Prediction:
         classes = self.classes or tuple(map(str, range(len(probabilities))))

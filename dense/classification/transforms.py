@@ -161,6 +161,97 @@ class RandAugment:
 
 @TRANSFORMS.register_module()
 @dataclass(frozen=True)
+class RandomRotation:
+    """Turn the image about its middle by an angle drawn evenly; black comes in at the corners.
+
+    Args:
+        degrees: the largest angle, either way.
+        interpolation: "nearest", "bilinear" or "bicubic".
+    """
+
+    degrees: float
+    interpolation: str = "nearest"
+
+    def __call__(self, sample: dict) -> dict:
+        resample = Image.Resampling[self.interpolation.upper()]
+        angle = random.uniform(-self.degrees, self.degrees)
+        return {**sample, "img": np.asarray(Image.fromarray(sample["img"]).rotate(angle, resample))}
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class ColorJitter:
+    """Change brightness, contrast and saturation by a factor each, and hues by a shift, in a drawn order.
+
+    Args:
+        brightness, contrast, saturation: a factor is drawn evenly from 1 - this (0 at least) to 1 + this.
+        hue: shift is drawn evenly from -this to this, in turns of the circle of colours; at most 0.5.
+
+    Raises:
+        ValueError: a negative number, or a hue above 0.5.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self):
+        values = (self.brightness, self.contrast, self.saturation, self.hue)
+        if min(values) < 0 or self.hue > 0.5:
+            raise ValueError(f"ColorJitter wants numbers of at least 0, of hue up to 0.5, found {values}")
+
+    def __call__(self, sample: dict) -> dict:
+        image = Image.fromarray(sample["img"])
+        steps = [
+            (ImageEnhance.Brightness, self.brightness),
+            (ImageEnhance.Contrast, self.contrast),
+            (ImageEnhance.Color, self.saturation),
+            (None, self.hue),
+        ]
+        for kind, most in random.sample(steps, len(steps)):
+            if most == 0:
+                continue
+            if kind is None:
+                image = _shift_hue(image, random.uniform(-most, most))
+            else:
+                image = kind(image).enhance(random.uniform(max(0.0, 1 - most), 1 + most))
+        return {**sample, "img": np.asarray(image)}
+
+
+def _shift_hue(image: Image.Image, turns: float) -> Image.Image:
+    hue, saturation, value = image.convert("HSV").split()
+    shifted = np.asarray(hue).astype(np.int16) + round(255 * turns)
+    hue = Image.fromarray((shifted % 256).astype(np.uint8))
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
+class RandomBlur:
+    """Gaussian blur by a kernel of 3 x 3 pixels whose width is drawn evenly; mirrored at the border.
+
+    Args:
+        sigma: range of the standard deviation, in pixels.
+    """
+
+    sigma: tuple[float, float] = (0.1, 2.0)
+
+    def __call__(self, sample: dict) -> dict:
+        side = exp(-0.5 / random.uniform(*self.sigma) ** 2)
+        weights = np.array([side, 1, side]) / (1 + 2 * side)
+        image = sample["img"].astype(np.float32)
+        for axis in (0, 1):
+            if image.shape[axis] > 1:
+                margin = [(1, 1) if i == axis else (0, 0) for i in range(3)]
+                parts = np.pad(image, margin, "reflect")
+                size = image.shape[axis]
+                image = sum(w * parts.take(range(i, i + size), axis) for i, w in enumerate(weights))
+        return {**sample, "img": image.round().clip(0, 255).astype(np.uint8)}
+
+
+@TRANSFORMS.register_module()
+@dataclass(frozen=True)
 class PackImage:
     """{"inputs": uint8 tensor (3, H, W); "data_samples": :class:`ImageDataSample`}."""
 

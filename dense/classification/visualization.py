@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
 from pointsuite.engine.checkpoint import atomic_write
+
+from .open_set_metrics import OpenSetCurve, auoscr, auroc
 
 FAR, ROOT = (253, 231, 37), (230, 50, 50)  # of the tree's leaves, and of its root
 NEAR = (68, 1, 84)  # of the root's children
@@ -130,3 +133,41 @@ def draw_tree(image: np.ndarray, parents: ArrayLike, grid: tuple[int, int], leas
         (across, down) = centres[node]
         draw.ellipse((across - radius, down - radius, across + radius, down + radius), fill=colour)
     return np.asarray(canvas)
+
+
+def draw_open_set(curves: Mapping[str, OpenSetCurve], out: str | os.PathLike, heading: str = "") -> Path:
+    """OSCR curves, on a logarithmic axis of false positives, beside ROC curves: a line a score.
+
+    Args:
+        curves: by the score's name.
+        out: picture to write (.png, .pdf, .svg).
+        heading: a line above it.
+
+    Raises:
+        ValueError: no curve.
+    """
+    if not curves:
+        raise ValueError("found no curve to draw, wanted one a score")
+    figure = Figure((11, 4.8), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    least = min(1 / max(curve.unknown[-1], 1) for curve in curves.values())
+    for i, (name, curve) in enumerate(curves.items()):
+        style = {"color": f"C{i % 10}", "linewidth": 1.4, "linestyle": "-" if i < 6 else "--"}
+        shown = curve.fpr > 0
+        left.plot(curve.fpr[shown], curve.ccr[shown], **style, label=f"{name}: {100 * auoscr(curve):.1f}")
+        right.plot(curve.fpr, curve.tpr, **style, label=f"{name}: {100 * auroc(curve):.1f}")
+    left.set(xscale="log", xlim=(least, 1), ylim=(0, 1), ylabel="known ones right and accepted (CCR)")
+    left.set_title("OSCR, with the area")
+    right.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    right.set(xlim=(0, 1), ylim=(0, 1), ylabel="known ones accepted")
+    right.set_title("ROC, with the area")
+    for axes in (left, right):
+        axes.set_xlabel("unknown ones accepted (FPR)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.suptitle(heading, fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=Path(out).suffix.removeprefix(".") or "png")
+    with atomic_write(out) as file:
+        file.write(buffer.getvalue())
+    return Path(out)

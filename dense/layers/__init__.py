@@ -1,11 +1,14 @@
 """Modules that two or more systems share."""
 
 from .attention import ClassAttention, SelfAttention, record_attention
+from .cbam import CBAM
 from .channels_last import on_channels_last
 from .checkpointing import run_block
 from .conditional_position import ConditionalPosition
 from .conv_glu import ConvGLU
 from .conv_norm import ConvNorm, ConvNormReLU, MergedConv, fold_norm
+from .coordinate_attention import BalancedAttention, CoordinateAttention
+from .drop_block import DropBlock
 from .drop_path import DropPath, drop_path_rates
 from .ela import ELA
 from .heads import (
@@ -18,6 +21,7 @@ from .heads import (
 )
 from .init import init_he, init_normal
 from .injective_attention import InjectiveAttention
+from .kernelized_attention import KernelizedAttention
 from .layer_norm import LayerNorm, LayerNorm2d, RMSNorm
 from .layer_scale import LayerScale, add_scaled, make_scale
 from .linear import Linear
@@ -52,9 +56,11 @@ from .weighted_conv import (
 from .window_attention import PositionBias, ShiftedWindowAttention, WindowAttention, square_table
 
 __all__ = [
+    "CBAM",
     "ELA",
     "MLP",
     "SE",
+    "BalancedAttention",
     "ClassAttention",
     "ClassificationHead",
     "ConditionalPosition",
@@ -63,10 +69,13 @@ __all__ = [
     "ConvNorm",
     "ConvNormReLU",
     "ConvStem",
+    "CoordinateAttention",
+    "DropBlock",
     "DropPath",
     "FinalConvHead",
     "GlobalResponseNorm",
     "InjectiveAttention",
+    "KernelizedAttention",
     "LayerNorm",
     "LayerNorm2d",
     "LayerScale",

@@ -30,13 +30,14 @@ class SqueezeExcitation(nn.Module):
         channels: C.
         hidden: channels between the two layers.
         activation: between them, see :func:`dense.ops.linear`.
+        bias: of both.
     """
 
-    def __init__(self, channels: int, hidden: int, activation: str = "relu"):
+    def __init__(self, channels: int, hidden: int, activation: str = "relu", bias: bool = True):
         super().__init__()
         self.activation = activation
-        self.fc1 = nn.Conv2d(channels, hidden, 1)
-        self.fc2 = nn.Conv2d(hidden, channels, 1)
+        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=bias)
+        self.fc2 = nn.Conv2d(hidden, channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * channel_gates(x, self.fc1, self.fc2, self.activation)

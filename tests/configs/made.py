@@ -15,11 +15,13 @@ from pointsuite.datasets.layout import Clouds, FileInfo, encode_normals, encode_
 from tests.dense.classification.test_configs import write_data as write_classes
 from tests.dense.classification.test_datasets import make_cifar, write_files
 from tests.dense.detection.coco_toy import write_coco
+from tests.dense.gaze.toy import write_osie, write_search
 from tests.dense.matching.test_datasets import write_pascal, write_spair
 from tests.dense.matching.toy import write_images as write_blobs
 from tests.dense.matching.toy import write_willow
 from tests.dense.restoration.toy import write_images
 from tests.dense.segmentation.data import write_camvid, write_slices
+from tests.dense.sequence.toy import write_photos
 from tests.dense.video.toy import ABNORMAL, make_frames, write_file, write_folder
 
 SIDE = 64  # of images, at most
@@ -39,6 +41,19 @@ AT_MOST = {
     "num_queries": 12,
     "score_thr": 0,
 }
+SMALL_VIT = {
+    "embed_dims": 24,
+    "depth": 1,
+    "num_heads": 3,
+    "patch_size": 16,
+    "img_size": 64,
+    "mlp": "mlp",
+    "layer_scale_init": 0.0,
+    "num_registers": 0,
+    "distillation": False,
+    "antialias": True,
+    "scale_offset": 0.0,
+}
 # of networks that are large at one block a stage, too
 SMALL = {
     "CATs": {"blocks": (2, 4), "grid": 4, "proj_dims": 8, "num_heads": 2},
@@ -55,6 +70,7 @@ SMALL = {
     "VADHybrid": {
         "arch": {"widths": (8, 8, 8), "depth": 1, "num_heads": 2, "ffn_ratio": 1, "kernel_size": 3}
     },
+    "TCPA": {"arch": {"trunk": {"type": "dense.ViT", "arch": SMALL_VIT}}},
     "UFC": {"embed_dims": 16, "attention_dims": 16, "num_heads": 2, "cost_side": 4, "depths": 1},
 }
 
@@ -104,6 +120,8 @@ def shrink(cfg: Config) -> None:
         _cap_sizes(node)
     for loader in loaders:
         loader.update(batch_size=min(loader.batch_size, 2), num_workers=0, persistent_workers=False)
+    for dataset in find(loaders, "max_arguments"):  # made, not read
+        dataset.length = 4
     loaders[0].num_batch_per_epoch = 1
     cfg.train_cfg.update({"max_iters" if "max_iters" in cfg.train_cfg else "max_epochs": 1}, val_interval=1)
     cfg.default_hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook"))
@@ -124,6 +142,9 @@ def _shrink_network(node: ConfigDict, scope: str) -> None:
     if name == "SyncBN":
         node.type = "BN"
     node.update(SMALL.get(name, {}))
+    if name == "OAT":  # whose grid is that of the data
+        node.picture_size = (SIDE, SIDE)
+        arch.update(embed_dims=16, depth=1, num_heads=2, ffn_dims=16, key_dims=16)
     if name in ("CATs", "UFC"):
         node.backbone.update(depth=18, base_channels=8)
 
@@ -254,12 +275,14 @@ def _write_photographs(cfg: Config, dataset: ConfigDict, root: Path) -> None:
         _once(lambda root: write_classes("imagenet", root))(cfg, dataset, root)
         cfg.model.num_classes = len(list((root / "train").iterdir()))
         return
+    names = dataset.get("metainfo", {}).get("classes")
+    names = names or [f"class{i}" for i in range(cfg.model.get("num_classes", 2))]
     for split in {cfg[f"{part}_dataloader"].dataset.split for part in ("train", "val", "test")}:
-        for i in range(cfg.model.num_classes):
-            (root / split / f"class{i}").mkdir(parents=True, exist_ok=True)
+        for i, name in enumerate(names):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
             pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
             for k in range(2):
-                Image.fromarray(pixels).save(root / split / f"class{i}/{k}.jpg")
+                Image.fromarray(pixels).save(root / split / name / f"{k}.jpg")
 
 
 def _write_pictures(cfg: Config, dataset: ConfigDict, root: Path) -> None:
@@ -300,6 +323,23 @@ def _write_labels(root: Path) -> None:
     (root / "testing/frame_labels.json").write_text(json.dumps(labels))
 
 
+def _write_text(cfg: Config, dataset: ConfigDict, root: Path) -> None:
+    """All characters of the network's vocabulary, in turn."""
+    root.mkdir(parents=True, exist_ok=True)
+    characters = "".join(map(chr, range(48, 48 + cfg.model.network.vocab_size)))
+    (root / dataset.file).write_text(characters * 20)
+
+
+def _write_pixels(cfg: Config, dataset: ConfigDict, root: Path) -> None:
+    if not (folder := root / dataset.get("split", "")).exists():
+        write_blobs(folder, 2)
+
+
+def _write_mosaics(cfg: Config, dataset: ConfigDict, root: Path) -> None:
+    _once(write_photos)(cfg, dataset, root)
+    dataset.length = 4
+
+
 def _once(write):
     """A writer of whole data sets, which have all splits."""
 
@@ -311,21 +351,42 @@ def _once(write):
     return write_once
 
 
+def _write_classes(root: Path, count: int, images: int) -> None:
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 256, (images, SIDE, SIDE, 3), np.uint8)
+        (root / f"class{i}").mkdir(parents=True)
+        for k, image in enumerate(pixels):
+            Image.fromarray(image).save(root / f"class{i}/{k}.jpg")
+
+
+def _write_open_set(root: Path) -> None:
+    for split in ("train", "test"):
+        _write_classes(root / split, 10, 5)
+
+
 WRITERS = {
     "Avenue": _once(_write_avenue),
     "CamVidDataset": _once(write_camvid),
     "CIFAR": _once(lambda root: write_files(make_cifar(100)[0], root)),
     "CocoDataset": _write_boxes,
+    "EuroSAT": _once(lambda root: _write_classes(root, 10, 3)),
     "FashionMNIST": _once(lambda root: write_classes("fashion-mnist", root)),
     "ImageFiles": _write_pictures,
+    "ClutterScenes": _write_photographs,
     "ImageFolder": _write_photographs,
+    "Mosaics": _write_mosaics,
+    "PixelSequences": _write_pixels,
+    "OpenSetFolder": _once(_write_open_set),
+    "OSIE": _once(write_osie),
     "PFPascal": _once(_write_pascal),
     "PFWillow": lambda cfg, dataset, root: _once(write_willow)(
         cfg, dataset, root / dataset.get("folder", "")
     ),
     "RestorationDataset": _write_restoration,
+    "SearchScanpaths": _once(write_search),
     "ShanghaiTech": _once(_write_videos),
     "SliceDataset": _once(write_slices),
     "SPair71k": _once(_write_spair),
+    "TextWindows": _write_text,
     "UCSDPed": _once(_write_videos),
 }

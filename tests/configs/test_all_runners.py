@@ -23,7 +23,15 @@ from . import made
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PATHS = sorted(path for path in CONFIGS.rglob("*.py") if "_base_" not in path.parts)
-UNTRAINED = {"CopyPrevious", "MeanOfNeighbours", "MutualNearestNeighbours", "NoMotion"}
+UNTRAINED = {
+    "AnotherPerson",
+    "CentreWalk",
+    "CopyPrevious",
+    "MeanOfNeighbours",
+    "MutualNearestNeighbours",
+    "NoMotion",
+    "SaliencyWalk",
+}
 
 
 def neck(channels):

@@ -13,8 +13,10 @@ a run; other options make other runs, whose table is their own.
 --kind says what is special: rotation trains classifiers of clouds under z and under SO(3) and tests them by
 the protocols of rotation (--kind-args: epochs, points and rotations, by default 8, 256 and 3); segmentation
 adds the class that training has most of; corruption tests classifiers of images on clean and corrupted ones
-(--kind-args: images, all by default). --curve prints how a metric of the validations grows and draws it
-beside --out: a thin line for each seed, a thick one for their mean.
+(--kind-args: images, all by default); open_set tells classes that they know from others by
+several scores, and its seeds draw which are known (--kind-args: balanced); tuning adds how many parameters
+were trained. --curve prints how a metric of the validations grows and draws it beside --out: a thin line for
+each seed, a thick one for their mean.
 """
 
 from collections.abc import Sequence
@@ -33,6 +35,8 @@ KINDS = {  # name -> module and class; only the one that is asked for is importe
     "rotation": ("pointsuite.evaluation", "RotationComparison"),
     "segmentation": ("dense.segmentation.comparison", "SegmentationComparison"),
     "corruption": ("dense.classification.comparison", "CorruptionComparison"),
+    "open_set": ("dense.classification.comparison", "OpenSetComparison"),
+    "tuning": ("dense.adaptation.comparison", "TuningComparison"),
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dense.classification import datasets
-from dense.classification.datasets import CIFAR, FashionMNIST, ImageFolder
+from dense.classification.datasets import CIFAR, EuroSAT, FashionMNIST, ImageFolder
 from dense.registry import DATASETS
 
 from .toy import COLORS, write_images
@@ -286,3 +286,52 @@ def test_an_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
     write_archive(make_cifar(10)[0], tmp_path, 10)
     with pytest.raises(OSError, match=r"cifar-10-binary\.tar\.gz: .*it unpacks to \d+ bytes, more than 3000"):
         CIFAR(tmp_path, 10, "test")
+
+
+# ---------------------------------------------------------------------------------------------- EuroSAT
+
+
+@pytest.fixture
+def eurosat(tmp_path):
+    for name, count in {"Forest": 13, "River": 7, "AnnualCrop": 20}.items():
+        (tmp_path / "2750" / name).mkdir(parents=True)
+        for i in range(1, count + 1):
+            (tmp_path / f"2750/{name}/{name}_{i}.jpg").touch()
+    return tmp_path
+
+
+def paths_of(data):
+    return [data.get_data_info(i)["img_path"] for i in range(len(data))]
+
+
+def test_published_split_is_that_of_random_split(eurosat):
+    order = paths_of(EuroSAT(eurosat, "all"))
+    assert order[1].endswith("AnnualCrop_10.jpg") and order[-1].endswith("River_7.jpg")
+    generator = torch.Generator().manual_seed(42)
+    parts = torch.utils.data.random_split(order, [28, 6, 6], generator)
+    for split, part in zip(("train", "val", "test"), parts, strict=True):
+        data = EuroSAT(eurosat / "2750", split)
+        assert paths_of(data) == list(part)
+        assert data.metainfo["classes"] == ("AnnualCrop", "Forest", "River")
+    assert paths_of(EuroSAT(eurosat, "test", split_seed=1)) != list(parts[2])
+
+
+def test_stratified_split_is_of_each_class(eurosat):
+    parts = {split: EuroSAT(eurosat, split, "stratified") for split in ("train", "val", "test")}
+    counts = {split: np.bincount(labels(data)).tolist() for split, data in parts.items()}
+    assert counts == {"train": [14, 9, 4], "val": [3, 1, 1], "test": [3, 3, 2]}
+    assert len({path for data in parts.values() for path in paths_of(data)}) == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "valid"}, "found 'valid'"),
+        ({"split_by": "place"}, "'random' or 'stratified', found 'place'"),
+    ],
+)
+def test_eurosat_refusals(eurosat, options, message):
+    with pytest.raises(ValueError, match=message):
+        EuroSAT(eurosat, **options)
+    with pytest.raises(FileNotFoundError):
+        EuroSAT(eurosat / "no")

@@ -134,3 +134,40 @@ def test_augments_change_training_only(model):
 def test_augments_are_built_from_configs():
     model = ImageClassifier(ToyNet(), 2, augments=[{"type": "dense.Mixup", "cutmix": 0}])
     assert isinstance(model.augments[0], Mixup) and model.augments[0].cutmix == 0
+
+
+# ------------------------------------------------------------------------------- class weights, test flips
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_class_weights_are_those_of_pytorch(smoothing):
+    weights = (1.0, 0.8, 1.3, 2.0, 0.5)
+    model = ImageClassifier(ToyNet(), 5, label_smoothing=smoothing, class_weights=weights)
+    found = model(IMAGES, [sample(label) for label in LABELS], mode="loss")["loss"]
+    wanted = cross_entropy(
+        model(IMAGES), torch.tensor(LABELS), torch.tensor(weights), label_smoothing=smoothing
+    )
+    torch.testing.assert_close(found, wanted)
+    assert not any("class_weights" in key for key in model.state_dict())
+
+
+def test_flips_average_probabilities():
+    model = ImageClassifier(ToyNet(), 5, test_flips=("horizontal", "vertical")).eval()
+    wanted = sum(model(x).softmax(1) for x in (IMAGES, IMAGES.flip(3), IMAGES.flip(2))) / 3
+    found = torch.stack([s.pred_scores for s in model(IMAGES, mode="predict")])
+    torch.testing.assert_close(found, wanted)
+    assert not torch.allclose(found, model(IMAGES).softmax(1), atol=1e-4)
+    torch.testing.assert_close(model(IMAGES.flip(3).flip(3), mode="tensor"), model(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_weights": (1, 2)}, r"class_weights must be 5 numbers of at least 0, found \[1, 2\]"),
+        ({"class_weights": (1, 1, 1, 1, -1)}, "at least 0"),
+        ({"test_flips": ("diagonal",)}, r"test_flips must be of \['horizontal', .*found 'diagonal'"),
+    ],
+)
+def test_bad_weights_and_flips(options, message):
+    with pytest.raises(ValueError, match=message):
+        ImageClassifier(ToyNet(), 5, **options)

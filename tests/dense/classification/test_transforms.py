@@ -7,10 +7,13 @@ from PIL import Image
 
 from dense.classification.transforms import (
     OPERATIONS,
+    ColorJitter,
     PackImage,
     RandAugment,
+    RandomBlur,
     RandomPadCrop,
     RandomResizedCrop,
+    RandomRotation,
 )
 
 RNG = np.random.default_rng(0)
@@ -137,3 +140,47 @@ def test_pack():
         "img_shape": (20, 30),
     }
     assert "gt_label" not in PackImage()({"img": PICTURE})["data_samples"]
+
+
+# -------------------------------------------------------------------------- rotation, colours, blur
+
+
+def changed(transform, image=PICTURE, seed=0):
+    random.seed(seed)
+    found = transform({"img": image, "gt_label": 3})
+    assert found["gt_label"] == 3 and found["img"].shape == image.shape and found["img"].dtype == np.uint8
+    return found["img"]
+
+
+def test_rotation_turns_by_drawn_angles():
+    image = np.full((21, 21, 3), 200, np.uint8)
+    turned = [changed(RandomRotation(90), image, seed) for seed in range(20)]
+    assert {int(found[0, 0, 0]) for found in turned} == {0}  # black comes in
+    assert len({int((found == 0).sum()) for found in turned}) > 10
+    assert (changed(RandomRotation(1), image) == 200).all()
+    assert (changed(RandomRotation(0)) == PICTURE).all()
+    assert changed(RandomRotation(90), image)[10, 10, 0] == 200
+
+
+def test_colour_jitter():
+    assert (changed(ColorJitter()) == PICTURE).all()
+    grey = np.full((4, 4, 3), 100, np.uint8)
+    levels = [int(changed(ColorJitter(brightness=0.3), grey, seed)[0, 0, 0]) for seed in range(60)]
+    assert 69 <= min(levels) < 78 and 122 < max(levels) <= 130
+    red = np.zeros((2, 2, 3), np.uint8)
+    red[..., 0] = 255
+    turned = {tuple(changed(ColorJitter(hue=0.5), red, seed)[0, 0] > 128) for seed in range(40)}
+    assert len(turned) > 3
+    assert changed(ColorJitter(saturation=1.0), red, 3).min() >= 0
+    with pytest.raises(ValueError, match="of hue up to 0.5, found"):
+        ColorJitter(hue=0.6)
+
+
+def test_blur_keeps_constants_and_spreads_points():
+    image = np.zeros((5, 7, 3), np.uint8)
+    image[2, 3] = 240
+    found = changed(RandomBlur((1e3, 1e3)), image)
+    assert (found[1:4, 2:5] == 27).all() and found.sum() == 9 * 27 * 3  # a ninth each
+    assert (changed(RandomBlur((0.1, 0.1)), image) == image).all()
+    grey = np.full((1, 4, 3), 9, np.uint8)
+    assert (changed(RandomBlur(), grey) == grey).all()

@@ -57,7 +57,7 @@ def test_weights_of_any_scale(scale, antialias):
         np.testing.assert_allclose(flipped[::-1], straight, atol=1e-12)
 
 
-def test_float_images():
+def test_floown_layers():
     rng = np.random.default_rng(0)
     image = rng.random((12, 16, 3))
     found = imresize(image, 0.5)
