@@ -44,6 +44,10 @@ HOOKS = (
 )
 
 
+class UnfitNetworkError(ValueError):
+    """A method that cannot explain a network, whatever the image and the class."""
+
+
 def register_method(name: str, *, own_layer: bool = False) -> Callable[[Method], Method]:
     """Decorator: a method of :func:`explain`, as ``method(subject, layer, **options)`` to (B, 1, h, w).
 

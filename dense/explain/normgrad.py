@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .explain import OwnBackward, Subject, find_layer, gradient, register_method
+from .explain import OwnBackward, Subject, UnfitNetworkError, find_layer, gradient, register_method
 
 EXTRACTS = ("scaling", "bias", "conv1x1", "conv3x3", "conv3x3_depthwise")
 AGGREGATES = ("sum", "norm", "filter_norm", "max")
@@ -214,7 +214,7 @@ def norm_grad_proper(subject: Subject, layer: str | None, *, start: str = "one_h
     if layer is None:
         calls = calls[-1:]
     if len(calls) != 1:
-        raise ValueError(f"layer {layer!r}: found {len(calls)} calls of a convolution, wanted one")
+        raise UnfitNetworkError(f"layer {layer!r}: found {len(calls)} calls of a convolution, wanted one")
     ((x, y, call),) = calls
     (g,) = gradient(subject.score(output, start), [y], [layer])
     kernel = torch.ones_like(call["weight"][:1, :1])
@@ -383,7 +383,9 @@ def contrastive_excitation_backprop(
         excitation = Excitation()
         found, output = subject.forward(names, rules=excitation.rules)
         if not excitation.products:
-            raise ValueError(f"{type(subject.network).__name__} has no convolution and no linear layer")
+            raise UnfitNetworkError(
+                f"{type(subject.network).__name__} has no convolution and no linear layer"
+            )
         excitation.products[-1].sign = sign
         place = excitation.products[-1].input if contrast_layer is None else found[1]
         (p,) = gradient(subject.score(output, start), [place], [contrast_layer], retain=True)

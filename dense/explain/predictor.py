@@ -1,5 +1,6 @@
 """A classifier that explains its answers for files and samples."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor, nn
 
 from ..base.drawing import to_picture
 from ..classification import Classifier
 from .comparison import Game, all_games
-from .explain import class_scores, explain
+from .explain import UnfitNetworkError, class_scores, explain
 
 
 class Explanation(NamedTuple):
@@ -39,7 +41,8 @@ class Explainer(Classifier):
 
     Args:
         config, checkpoint, device: of :class:`~dense.classification.Classifier`.
-        methods: of :func:`~dense.explain.explain`; all by default.
+        methods: of :func:`~dense.explain.explain`; by default all that the network allows, the others are
+            named in the log.
         layers: dotted names; each method at each, unless it is meant for its own; by default
             each at its own.
         target: a class by number or name; by default that of the sample, or the one that the network answers.
@@ -68,7 +71,7 @@ class Explainer(Classifier):
         **kwargs,
     ):
         super().__init__(config, checkpoint, device, **kwargs)
-        self.games = all_games(layers, methods)
+        self.games, self.all_methods = all_games(layers, methods), methods is None
         self.options = dict(options or {})
         self.target = self._find_class(target)
 
@@ -107,10 +110,20 @@ class Explainer(Classifier):
         image = self.preprocessor({"inputs": [picture]})["inputs"]
         if target is None:
             target = int(class_scores(self.model(image)).argmax(1))
-        maps = {}
+        maps, refused = {}, {}
         for method, layer in self.games:
-            found = explain(self.model, image, target, method, layer, **self.options)
+            try:
+                found = explain(self.model, image, target, method, layer, **self.options)
+            except UnfitNetworkError as error:
+                if not self.all_methods:
+                    raise
+                refused[method] = error
+                continue
             maps[method, layer] = found[0, 0].float().cpu().numpy()
+        if not maps:
+            raise next(iter(refused.values()))
+        for method, error in refused.items():
+            print_log(f"left out {method}: {error}", "current", logging.WARNING)
         name = self.classes[target] if self.classes else str(target)
         return Explanation(to_picture(picture), target, name, maps, np.reshape(boxes, (-1, 4)))
 

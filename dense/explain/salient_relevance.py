@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from pointsuite.engine.errors import nearest
 
-from .explain import Subject, Target, gradient, register_method, undisturbed
+from .explain import Subject, Target, UnfitNetworkError, gradient, register_method, undisturbed
 
 Bounds = tuple[float | Sequence[float], float | Sequence[float]]
 Part = tuple[Tensor, Tensor]  # what takes relevance, and by how much more than its share of the output
@@ -234,7 +234,7 @@ class Propagation(Mapping):
 
     def _refuse(self, what: str) -> None:
         name, kind = self.places[-1] if self.places else ("", type(self.subject.network).__name__)
-        raise ValueError(
+        raise UnfitNetworkError(
             f"layer {name!r} ({kind}): found {what}, for which relevance propagation has no rule"
         )
 
