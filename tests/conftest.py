@@ -12,6 +12,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+# the longest files, which go first, so that no process is left alone with one at the end
+LONG = ("test_contract.py", "test_all_runners.py", "test_packs.py", "test_tools.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(autouse=True)
 def default_scope():
     """Each run makes its scope the default of the process; a test must not leave that to the next."""

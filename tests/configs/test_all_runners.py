@@ -70,10 +70,19 @@ _read_once = cache(mmengine.config.utils.load)
 
 
 def representatives():
-    """The config of the shortest name of each folder and data set, which is the name's last part."""
+    """The config of the shortest name of each folder, and of each data set that these do not have.
+
+    A data set is the last part of a config's name.
+    """
     longest_first = sorted(PATHS, key=lambda path: len(path.stem), reverse=True)
-    names = [(path.parent, path.stem.rpartition("_")[2].removesuffix("-small")) for path in longest_first]
-    return dict(zip(names, longest_first, strict=True)).values()
+
+    def data(path):
+        return path.stem.rpartition("_")[2].removesuffix("-small")
+
+    chosen = {path.parent: path for path in longest_first}.values()
+    known = {data(path) for path in chosen}
+    further = {data(path): path for path in longest_first if data(path) not in known}
+    return {*chosen, *further.values()}
 
 
 def name(path):

@@ -80,7 +80,8 @@ class Always(torch.nn.Module):
 
 
 def test_accuracy_counts_answers_alone():
-    samples = [ListOps(**SMALL)[i] for i in range(20)]
+    dataset = ListOps(**SMALL)
+    samples = [dataset[i] for i in range(20)]
     inputs = torch.stack([sample["inputs"] for sample in samples])
     known = [sample["data_samples"] for sample in samples]
     found = LanguageModeler(Always()).predict(inputs, known)
