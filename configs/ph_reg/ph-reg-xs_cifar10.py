@@ -2,6 +2,7 @@
 # from photographs of all ten classes, without their labels.
 _base_ = [
     "../_base_/datasets/cifar10_photos.py",
+    "../_base_/models/deit-xs.py",
     "../_base_/schedules/adamw_12e.py",
     "../_base_/runtimes/dense.py",
 ]
@@ -26,22 +27,7 @@ test_evaluator = dict(_delete_=True, type="ArtifactTokens")
 val_evaluator = test_evaluator
 model = dict(
     type="PHRegDistiller",
-    backbone=dict(
-        type="ViT",
-        arch=dict(
-            embed_dims=96,
-            depth=6,
-            num_heads=3,
-            patch_size=4,
-            img_size=32,
-            mlp="mlp",
-            layer_scale_init=0.0,
-            num_registers=0,
-            distillation=False,
-            antialias=True,
-            scale_offset=0.0,
-        ),
-    ),
+    backbone={{_base_.deit_xs}},
     pretrained=pretrained,
     num_registers=4,
 )

@@ -7,7 +7,7 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type="TCPA",
-        arch=dict(trunk={{_base_.trunk}}),
+        arch=dict(trunk={{_base_.deit_xs}}),
         pool_sizes=(5, 5),
         topk=(3, 3),
         random_epochs=1,

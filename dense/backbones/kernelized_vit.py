@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..base import TokenBackbone, register_backbone
 from ..base.token_backbone import Grid
-from ..layers import MLP, KernelizedAttention, drop_path_rates, init_normal
+from ..layers import MLP, drop_path_rates, init_normal, kernelized_stack, redraw_features
 from .vit import Block
 
 
@@ -60,22 +60,21 @@ class KernelizedViT(TokenBackbone):
     ):
         super().__init__(arch, class_token=False, positions=positions, **kwargs)
         dims, heads = self.spec["embed_dims"], self.spec["num_heads"]
-        table = None
-        for i, rate in enumerate(drop_path_rates(drop_path_rate, [self.spec["depth"]])[0]):
-            attn = KernelizedAttention(
-                dims,
-                heads,
-                grid=self.grid,
-                num_features=num_features,
-                normalize=normalize,
-                orthogonal=orthogonal,
-                bias_bound=bias_bound,
-                qkv_bias=qkv_bias,
-                method=method,
-                table=table,
-                seed=seed + i,
-            )
-            table = attn.bias_table if shared_table else None
+        stack = kernelized_stack(
+            self.spec["depth"],
+            dims,
+            heads,
+            grid=self.grid,
+            num_features=num_features,
+            normalize=normalize,
+            orthogonal=orthogonal,
+            bias_bound=bias_bound,
+            qkv_bias=qkv_bias,
+            method=method,
+            shared_table=shared_table,
+            seed=seed,
+        )
+        for attn, rate in zip(stack, drop_path_rates(drop_path_rate, [len(stack)])[0], strict=True):
             self.blocks.append(Block(dims, attn, MLP(dims, 4 * dims), rate))
         init_normal(self, nn.Linear)
         self.set_outputs()
@@ -85,5 +84,4 @@ class KernelizedViT(TokenBackbone):
 
     def redraw_features(self, seed: int) -> None:
         """Other random features in every block, see :class:`~dense.layers.KernelizedAttention`."""
-        for i, block in enumerate(self.blocks):
-            block.attn.redraw_features(seed + i)
+        redraw_features(self, seed)

@@ -11,7 +11,7 @@ from pointsuite.engine.runner import Runner
 
 from .corruptions import evaluate_corruptions
 from .datasets import OpenSetFolder
-from .open_set import evaluate_open_set
+from .open_set_evaluation import evaluate_open_set
 from .open_set_model import open_set_loaders
 
 
@@ -36,8 +36,8 @@ class CorruptionComparison(Comparison):
 
 class OpenSetComparison(Comparison):
     """Trains as the configs say; tells known from unknown classes by every score, see
-    :func:`~dense.classification.open_set.evaluate_open_set`. The metric ``costarr/auroc`` is that score's; of
-    several sets of unknown samples it is the mean.
+    :func:`~dense.classification.open_set_evaluation.evaluate_open_set`. The metric ``costarr/auroc`` is that
+    score's; of several sets of unknown samples it is the mean.
 
     The seed of a run draws its known classes, too.
 

@@ -15,7 +15,9 @@ from pointsuite.engine.errors import UsageError
 
 from ..registry import HOOKS, MODELS
 from .model import ImageClassifier
-from .open_set import UNKNOWN, FeatureReader, OpenSetScore, fit_scores, make_score, read_batches
+from .open_set import UNKNOWN, OpenSetScore, make_score
+from .open_set_evaluation import fit_scores, read_batches
+from .open_set_features import FeatureReader
 from .sample import ImageDataSample
 
 
@@ -123,7 +125,7 @@ def training_as_tested(cfg: Mapping[str, Any]) -> ConfigDict:
 def open_set_loaders(
     runner: Runner, folders: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """What :func:`~dense.classification.open_set.evaluate_open_set` takes: loaders, and the classes' names.
+    """Loaders, and the classes' names, as evaluate_open_set of :mod:`.open_set_evaluation` takes them.
 
     The config's ``open_set`` has ``known``, and ``unknown`` by name, configs of datasets without a pipeline,
     and ``validation`` and ``surrogate``, or neither. Without it the test's data are the known ones.

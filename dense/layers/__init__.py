@@ -21,7 +21,7 @@ from .heads import (
 )
 from .init import init_he, init_normal
 from .injective_attention import InjectiveAttention
-from .kernelized_attention import KernelizedAttention
+from .kernelized_attention import KernelizedAttention, kernelized_stack, redraw_features
 from .layer_norm import LayerNorm, LayerNorm2d, RMSNorm
 from .layer_scale import LayerScale, add_scaled, make_scale
 from .linear import Linear
@@ -116,6 +116,7 @@ __all__ = [
     "identity_kernel",
     "init_he",
     "init_normal",
+    "kernelized_stack",
     "make_classifier",
     "make_scale",
     "mergeable_layers",
@@ -123,6 +124,7 @@ __all__ = [
     "pad_kernel",
     "plugins_of_stage",
     "record_attention",
+    "redraw_features",
     "resize_positions",
     "run_block",
     "square_table",

@@ -1,6 +1,7 @@
 """Kernelised attention with relative positions, with a table for each head."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,3 +124,28 @@ class KernelizedAttention(SelfAttention):
     def weigh(self, q: Tensor, k: Tensor, *context) -> Tensor:
         own = torch.eye(k.shape[2], dtype=q.dtype, device=q.device).expand(*k.shape[:3], -1)
         return self.attend(q, k, own, *context)
+
+
+def kernelized_stack(
+    depth: int, *args: Any, shared_table: bool = False, seed: int = 0, **kwargs: Any
+) -> list[KernelizedAttention]:
+    """The attentions of so many layers: features of each layer, and one table for all or each its own.
+
+    Args:
+        depth: of the network.
+        shared_table: all have the first one's table.
+        seed: of the first layer's features; the next ones follow.
+        *args, **kwargs: of :class:`KernelizedAttention`.
+    """
+    stack: list[KernelizedAttention] = []
+    for i in range(depth):
+        table = stack[0].bias_table if shared_table and stack else None
+        stack.append(KernelizedAttention(*args, table=table, seed=seed + i, **kwargs))
+    return stack
+
+
+def redraw_features(network: nn.Module, seed: int) -> None:
+    """Other random features in every :class:`KernelizedAttention` of a network, in their order."""
+    found = (module for module in network.modules() if isinstance(module, KernelizedAttention))
+    for i, attn in enumerate(found):
+        attn.redraw_features(seed + i)

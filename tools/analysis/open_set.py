@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--balanced", action="store_true", help="OSA weighs known and unknown ones equally")
     args = parser.parse_args(argv)
     import dense  # noqa: F401  before mmcv  # isort: skip
-    from dense.classification.open_set import evaluate_open_set, format_open_set
+    from dense.classification.open_set_evaluation import evaluate_open_set, format_open_set
     from dense.classification.open_set_model import open_set_loaders
     from dense.classification.visualization import draw_open_set
     from pointsuite.engine.checkpoint import atomic_write, find_checkpoint

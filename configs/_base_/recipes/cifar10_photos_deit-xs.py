@@ -1,21 +1,4 @@
-# cifar10_photos.py for a plain vision Transformer (DeiT) of 0.7 million parameters: 8 x 8 patches of 4.
-_base_ = "cifar10_photos.py"
+# cifar10_photos.py for a plain vision Transformer.
+_base_ = ["cifar10_photos.py", "../models/deit-xs.py"]
 
-model = dict(
-    backbone=dict(
-        type="ViT",
-        arch=dict(
-            embed_dims=96,
-            depth=6,
-            num_heads=3,
-            patch_size=4,
-            img_size=32,
-            mlp="mlp",
-            layer_scale_init=0.0,
-            num_registers=0,
-            distillation=False,
-            antialias=True,
-            scale_offset=0.0,
-        ),
-    ),
-)
+model = dict(backbone={{_base_.deit_xs}})

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...layers import MLP, KernelizedAttention, LayerNorm, init_normal
+from ...layers import (
+    MLP,
+    KernelizedAttention,
+    LayerNorm,
+    init_normal,
+    kernelized_stack,
+    redraw_features,
+)
 from ...registry import MODELS, ZOO
 from ..language_model import LanguageModel, Layer
 
@@ -110,29 +117,26 @@ class KernelizedRPE(LanguageModel):
         dims, heads = spec["embed_dims"], spec["num_heads"]
         length = max_length if clip is None else None
         super().__init__(vocab_size, dims, tied=tied, max_length=length, with_cp=with_cp)
-        table = None
-        for i in range(spec["depth"]):
-            attn = KernelizedAttention(
-                dims,
-                heads,
-                length=length,
-                clip=clip,
-                causal=True,
-                num_features=num_features,
-                normalize=normalize,
-                orthogonal=orthogonal,
-                bias_bound=bias_bound,
-                qkv_bias=qkv_bias,
-                method=method,
-                table=table,
-                seed=seed + i,
-            )
-            table = attn.bias_table if shared_table else None
-            self.layers.append(KernelizedLayer(attn, int(spec["mlp_ratio"] * dims)))
+        stack = kernelized_stack(
+            spec["depth"],
+            dims,
+            heads,
+            length=length,
+            clip=clip,
+            causal=True,
+            num_features=num_features,
+            normalize=normalize,
+            orthogonal=orthogonal,
+            bias_bound=bias_bound,
+            qkv_bias=qkv_bias,
+            method=method,
+            shared_table=shared_table,
+            seed=seed,
+        )
+        self.layers.extend(KernelizedLayer(attn, int(spec["mlp_ratio"] * dims)) for attn in stack)
         self.norm = LayerNorm(dims, 1e-6)
         init_normal(self, nn.Linear)
 
     def redraw_features(self, seed: int) -> None:
         """Other random features in every layer, see :class:`~dense.layers.KernelizedAttention`."""
-        for i, layer in enumerate(self.layers):
-            layer.attn.redraw_features(seed + i)
+        redraw_features(self, seed)

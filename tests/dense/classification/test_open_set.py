@@ -13,15 +13,12 @@ from dense.classification.open_set import (
     SCORES,
     UNKNOWN,
     Energy,
-    FeatureReader,
     MaxLogit,
     PostMax,
-    build_scores,
-    effective_linear,
-    fit_scores,
     make_score,
-    score_batches,
 )
+from dense.classification.open_set_evaluation import build_scores, fit_scores, score_batches
+from dense.classification.open_set_features import FeatureReader, effective_linear
 from dense.layers import PooledLinear, PooledNormLinear
 
 from .toy import ToyNet
