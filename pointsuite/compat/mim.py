@@ -1,4 +1,4 @@
-"""Lets MMEngine find this package's configs: ``_base_ = "pointsuite::risurconv/risurconv_modelnet40.py"``.
+"""Lets MMEngine find configs of this package and of mmseg, as ``_base_ = "pointsuite::risurconv/..."``.
 
 MMEngine looks in an installed package's ``.mim/configs``, but in packages that it knows by name only.
 """
@@ -9,10 +9,12 @@ from ..engine.mending import mend_on_import
 
 
 def prepare() -> None:
-    """Tell MMEngine of this package when its configs are imported, or now where they are."""
+    """Tell MMEngine of packages when its configs are imported, or now where they are."""
     mend_on_import(("mmengine",), lambda: {"mmengine.config.utils": introduce})
 
 
 def introduce(utils: ModuleType) -> None:
     # a module, beside which MMEngine looks: of the distribution it would take the first package, dense
     utils.MODULE2PACKAGE["pointsuite"] = "pointsuite.registry"
+    # it wants the distribution "mmsegmentation", but mmseg has others, too
+    utils.MODULE2PACKAGE["mmseg"] = "mmseg"

@@ -24,7 +24,8 @@ OPERATORS = {
 
 def prepare() -> None:
     """Give PyTorch Geometric its operators when it is imported, or now where it is."""
-    mend_on_import(("torch_geometric",), lambda: {"torch_geometric.typing": offer_operators})
+    mends = {"torch_geometric.typing": offer_operators, "torch_geometric.nn.pool": check_batches}
+    mend_on_import(("torch_geometric",), lambda: mends)
 
 
 def offer_operators(typing: ModuleType) -> None:
@@ -41,6 +42,28 @@ def offer_operators(typing: ModuleType) -> None:
         if not hasattr(torch.ops.pyg, name):
             _register(name, getattr(_pyg_operators, name))
         setattr(typing, OPERATORS[name], True)
+
+
+def check_batches(pool: ModuleType) -> None:
+    """Have ``knn``, ``radius``, ``fps``, ``nearest`` and graphs refuse batch vectors that do not ascend.
+
+    PyTorch Geometric makes bounds of them before it calls an operator: of others, and of strided ones, wrong
+    ones, in silence.
+    """
+    import torch
+
+    inner = getattr(pool, "_batch_to_ptr", None)
+    if inner is None or not hasattr(torch.ops.pyg, "knn"):  # another version, or it has no operators
+        return
+
+    def _batch_to_ptr(batch, batch_size=None):
+        if batch is not None and not torch.compiler.is_compiling():
+            batch = batch.contiguous()
+            if bool((batch[1:] < batch[:-1]).any()):
+                raise ValueError(f"batch must be ascending, found {batch.tolist()[:20]}")
+        return inner(batch, batch_size)
+
+    pool._batch_to_ptr = _batch_to_ptr
 
 
 def _register(name: str, function: Callable) -> None:

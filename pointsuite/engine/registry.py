@@ -7,12 +7,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 import mmengine.registry
-from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
 from mmengine.registry import Registry
-
-# For `_base_ = "mmseg::..."` MMEngine wants the distribution "mmsegmentation", but mmseg has others, too.
-MODULE2PACKAGE["mmseg"] = "mmseg"
 
 EXTRAS = {"mmcv": "dense", "mmdet": "dense", "mmseg": "dense"}  # packages that an extra brings, and which
 
@@ -25,7 +21,7 @@ def make_registries(scope: str, **packages: str | Sequence[str]) -> dict[str, Re
     """
 
     def locations(name: str) -> list[str]:
-        found = packages.get(name, [])
+        found = packages.get(name, scope)  # a registry without any location MMEngine warns of
         return [found] if isinstance(found, str) else list(found)
 
     return {

@@ -122,6 +122,12 @@ def test_strategies_by_hand():
     assert regions_of(select_regions(make_fused(), "remove_small", 0.2)) == [1, 2, 3, 4]
 
 
+def test_equal_numbers_may_be_more_than_their_share():
+    """A tenth of ten pixels is one, but three have the number at which candidates begin."""
+    fused = np.array([[0, 0, 5, 5, 5, 0, 0, 0, 0, 0.0]])
+    assert select_regions(fused, "remove_small", 0.1).tolist() == (fused == 5).tolist()
+
+
 @pytest.mark.parametrize("strategy", ["remove_small", "size", "attention_sum"])
 def test_kept_regions_are_whole_and_candidates(strategy):
     fused = fuse(contrast(make_maps(tokens=64), make_maps(seed=1, tokens=64)), (8, 8), (40, 30), LAYERS)

@@ -65,8 +65,8 @@ def test_voxels():
 
 
 def test_points_outside_a_grid_share_no_voxel():
-    pos = torch.tensor([[-6.0, 0], [-1, 0], [0, 0], [11, 0], [-6, 5], [11, 5]])
-    assert len(gnn.voxel_grid(pos, 5, start=0.0, end=4.0).unique()) == 6
+    pos = torch.tensor([[-6.0, 0], [-1, 0], [0, 0], [11, 0], [-6, 5], [11, 5], [-1, 5]])
+    assert len(gnn.voxel_grid(pos, 5, start=0.0, end=4.0).unique()) == len(pos)
 
 
 def test_bad_input():
@@ -83,6 +83,22 @@ def test_bad_input():
             call()
     with pytest.raises(ValueError, match="ptr_x must ascend from 0 to 92 points"):
         torch.ops.pyg.knn(x, x, torch.tensor([0, 50]), None, 3, False, 1)
+
+
+def test_batch_vectors():
+    """Strided ones are taken right, and those that do not ascend refused: PyG makes wrong bounds of both."""
+    x, batch = clouds()
+    strided = torch.stack([batch, batch], 1)[:, 0]
+    assert not strided.is_contiguous()
+    assert torch.equal(gnn.knn_graph(x, 3, strided), graph.knn_graph(x, 3, batch))
+    for call in (
+        lambda: gnn.knn_graph(x, 3, batch.flip(0)),
+        lambda: gnn.radius(x, x, 0.5, batch, batch.flip(0)),
+        lambda: gnn.fps(x, batch.flip(0)),
+        lambda: gnn.nearest(x, x, batch.flip(0), batch),
+    ):
+        with pytest.raises(ValueError, match=r"batch must be ascending, found \[2, 2, 2"):
+            call()
 
 
 @pytest.mark.parametrize(
