@@ -9,6 +9,7 @@ Examples:
 
 import argparse
 import sys
+from pathlib import Path
 
 from pointsuite.engine import command
 
@@ -49,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.confusion and not args.predictions:
         parser.error(f"--confusion {args.confusion} is for --predictions, which is not there")
     try:
+        suffix = Path(args.out or ".png").suffix.lower()
+        if suffix not in (".png", ".html", ".htm"):
+            raise ValueError(f"--out {args.out}: found the suffix {suffix!r}, wanted .png or .html")
         if args.predictions:
             _predictions(args)
         else:
