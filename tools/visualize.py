@@ -50,9 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.confusion and not args.predictions:
         parser.error(f"--confusion {args.confusion} is for --predictions, which is not there")
     try:
-        suffix = Path(args.out or ".png").suffix.lower()
-        if suffix not in (".png", ".html", ".htm"):
-            raise ValueError(f"--out {args.out}: found the suffix {suffix!r}, wanted .png or .html")
+        if args.out and Path(args.out).suffix.lower() not in (".png", ".html", ".htm"):
+            raise ValueError(
+                f"--out {args.out}: found the suffix {Path(args.out).suffix!r}, wanted .png or .html"
+            )
         if args.predictions:
             _predictions(args)
         else:
