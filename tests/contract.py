@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -48,7 +49,19 @@ def examples(network: nn.Module, cls: type[Network], batch: int, size=None, seed
 
 def build(cls: type[Network], **options) -> nn.Module:
     torch.manual_seed(0)
-    return awaken(cls.smallest(**options), cls)
+    with unset_is_nan():
+        network = cls.smallest(**options)
+    return awaken(network, cls)
+
+
+@contextmanager
+def unset_is_nan():
+    """Memory that is taken and never written is NaN, so that a weight without a start shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def difference(found, wanted) -> float:

@@ -47,10 +47,16 @@ def shrink(node, sizes):
         node.pop("init_cfg", None)
 
 
-def build(model, seed=0):
-    torch.manual_seed(seed)
+def construct(model):
     with DefaultScope.overwrite_default_scope("mmdet"):
         return MODELS.build(model)
+
+
+def build(model, seed=0):
+    torch.manual_seed(seed)
+    detector = construct(model)
+    detector.init_weights()  # as the Runner does: until then some of MMDetection's parameters hold anything
+    return detector
 
 
 def spread(detector, seed=1):
@@ -60,6 +66,9 @@ def spread(detector, seed=1):
         if parameter.ndim > 1:
             fan_in = parameter[0].numel()
             parameter.data = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
+    for module in detector.modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and not module.weight.any():  # a closed branch
+            torch.nn.init.ones_(module.weight)
     return detector
 
 

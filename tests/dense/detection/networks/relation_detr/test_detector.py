@@ -26,7 +26,7 @@ from dense.detection.networks.relation_detr.weights import COCO_IDS
 from dense.registry import ZOO
 from pointsuite.engine.checkpoint import CheckpointError
 
-from ...tiny import CONFIGS, build, compute_loss, make_batch, read_model, spread
+from ...tiny import CONFIGS, build, compute_loss, construct, make_batch, read_model, spread
 
 CONFIG = "relation-detr_r50_8xb2-12e_coco.py"
 PACKS = Path(__file__).parents[4] / "parity/packs/relation_detr"
@@ -55,7 +55,7 @@ def outputs(detector, batch):
 
 def test_parameters():
     with torch.device("meta"):
-        network = build(full_model(**{"bbox_head.num_classes": 91}))
+        network = construct(full_model(**{"bbox_head.num_classes": 91}))
 
     def count(*modules):
         return sum(p.numel() for module in modules for p in module.parameters())
@@ -103,7 +103,7 @@ def test_published_weights():
     rows = json.loads((PACKS / "relation_detr_r50_q100.json").read_text())["state_dict"]
     state = {key: torch.rand(shape) for key, shape, _ in rows}
     with torch.device("meta"):
-        network = build(full_model(num_queries=100, hybrid_queries=150))
+        network = construct(full_model(num_queries=100, hybrid_queries=150))
     network.load_state_dict(network.convert_official({**state, "_classes_": torch.rand(3)}), assign=True)
     # the rows of the 80 classes among 91 ids
     assert len(COCO_IDS) == 80 and COCO_IDS[0] == 1 and COCO_IDS[-1] == 90
@@ -450,7 +450,7 @@ def test_configs_build(path):
         device = "cpu"
         model.backbone.depths = [1, 1, 1, 1]
     with torch.device(device):
-        detector = build(model)
+        detector = construct(model)
     if path.stem.startswith("dino"):
         assert type(detector) is DINO
     else:
