@@ -1,5 +1,7 @@
 """``torch.ops.pyg``'s operators on points: examples are given by bounds, (B + 1,) int64, or None for one."""
 
+import numba
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ def radius(
     return graph.radius(x, y, r, *batches, max_num_neighbors, ignore_same_index=ignore_same_index)
 
 
-def fps(x: Tensor, ptr: Tensor, ratio: float, random_start: bool) -> Tensor:
+def fps(x: Tensor, ptr: Tensor | None, ratio: float, random_start: bool) -> Tensor:
     """Indices (M,) int64 into x, as :func:`pointsuite.ops.graph.fps`."""
     return graph.fps(x, None, ratio, random_start, ptr=ptr)
 
@@ -66,6 +68,47 @@ def grid_cluster(x: Tensor, size: Tensor, start: Tensor | None, end: Tensor | No
     count = high - low + 1
     stride = torch.cat([count.new_ones(1), count.cumprod(0)[:-1]])
     return ((cell - low) * stride).sum(-1)
+
+
+def graclus_cluster(rowptr: Tensor, col: Tensor, weight: Tensor | None) -> Tensor:
+    """Pair neighbours greedily: nodes in random order, each with its heaviest neighbour that is still alone.
+
+    Args:
+        rowptr: (N + 1,) int64, where the edges of each node begin.
+        col: (E,) int64, their ends; a loop pairs nothing.
+        weight: (E,) of the edges; without, a random neighbour is taken.
+
+    Returns:
+        (N,) int64, the smaller number of each node's pair.
+
+    Source: Dhillon, Guan and Kulis, "Weighted Graph Cuts without Eigenvectors", TPAMI 2007.
+    """
+    if rowptr.ndim != 1 or not len(rowptr) or int(rowptr[-1]) != len(col):
+        raise ValueError(f"rowptr must end with {len(col)} edges, found {rowptr.tolist()[-20:]}")
+    if len(col) and not 0 <= int(col.min()) <= int(col.max()) < len(rowptr) - 1:
+        found = f"{int(col.min())} to {int(col.max())}"
+        raise ValueError(f"col must be nodes from 0 to {len(rowptr) - 2}, found {found}")
+    if weight is not None and (weight.shape != col.shape or not bool(torch.isfinite(weight).all())):
+        raise ValueError(f"weight must be {len(col)} finite numbers, found {tuple(weight.shape)}")
+    order = torch.randperm(len(rowptr) - 1)
+    weight = torch.rand(len(col)) if weight is None else weight.detach().double().cpu()
+    pairs = _pair(*(x.cpu().numpy() for x in (rowptr, col, weight, order)))
+    return torch.from_numpy(pairs).to(rowptr.device)
+
+
+@numba.njit(cache=True)
+def _pair(rowptr, col, weight, order):
+    pairs = np.full(len(order), -1)
+    for node in order:
+        if pairs[node] >= 0:
+            continue
+        best = node
+        most = -np.inf
+        for edge in range(rowptr[node], rowptr[node + 1]):
+            if col[edge] != node and pairs[col[edge]] < 0 and weight[edge] > most:
+                best, most = col[edge], weight[edge]
+        pairs[node] = pairs[best] = min(node, best)
+    return pairs
 
 
 def _batch(name: str, ptr: Tensor | None, x: Tensor) -> Tensor | None:

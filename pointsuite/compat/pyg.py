@@ -1,14 +1,15 @@
 """Operators on points for PyTorch Geometric where pyg-lib, which no package index has, is not installed.
 
-PyTorch Geometric from 2.8 on calls ``torch.ops.pyg.knn``, ``radius``, ``fps``, ``nearest`` and
-``grid_cluster``, and raises ImportError where pyg-lib did not bring them. ``import pointsuite`` calls
+PyTorch Geometric from 2.8 on calls ``torch.ops.pyg.knn``, ``radius``, ``fps``, ``nearest``, ``grid_cluster``
+and ``graclus_cluster``, and raises ImportError where pyg-lib did not bring them. ``import pointsuite`` calls
 :func:`prepare`, which costs nothing until PyTorch Geometric is imported: then those that are missing are
-given, on the operators of :mod:`pointsuite.ops.graph`, and ``knn_graph``, ``voxel_grid``,
-``DynamicEdgeConv``, ``XConv`` and all else that is made from them work. What a real pyg-lib brings stays.
+given, and ``knn_graph``, ``voxel_grid``, ``DynamicEdgeConv``, ``XConv`` and all else that is made from them
+work. What a real pyg-lib brings stays.
 """
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import List, Optional  # noqa: UP035  TorchScript reads no other
 
 from ..engine.mending import mend_on_import
 
@@ -19,12 +20,17 @@ OPERATORS = {
     "fps": "WITH_FPS",
     "nearest": "WITH_NEAREST",
     "grid_cluster": "WITH_GRID_CLUSTER",
+    "graclus_cluster": "WITH_GRACLUS",
 }
+# modules that make bounds of batch vectors for these operators
+BOUNDS = tuple(
+    f"torch_geometric.nn.{name}" for name in ("pool", "conv.edge_conv", "conv.x_conv", "conv.gravnet_conv")
+)
 
 
 def prepare() -> None:
     """Give PyTorch Geometric its operators when it is imported, or now where it is."""
-    mends = {"torch_geometric.typing": offer_operators, "torch_geometric.nn.pool": check_batches}
+    mends = {"torch_geometric.typing": offer_operators} | dict.fromkeys(BOUNDS, check_batches)
     mend_on_import(("torch_geometric",), lambda: mends)
 
 
@@ -44,26 +50,29 @@ def offer_operators(typing: ModuleType) -> None:
         setattr(typing, OPERATORS[name], True)
 
 
-def check_batches(pool: ModuleType) -> None:
-    """Have ``knn``, ``radius``, ``fps``, ``nearest`` and graphs refuse batch vectors that do not ascend.
+def check_batches(module: ModuleType) -> None:
+    """Have what a module makes of batch vectors refuse those that do not ascend.
 
-    PyTorch Geometric makes bounds of them before it calls an operator: of others, and of strided ones, wrong
-    ones, in silence.
+    PyTorch Geometric turns them into bounds before it calls an operator: others, and strided ones, into wrong
+    bounds, in silence.
     """
     import torch
 
-    inner = getattr(pool, "_batch_to_ptr", None)
+    inner = getattr(module, "index2ptr", None)
     if inner is None or not hasattr(torch.ops.pyg, "knn"):  # another version, or it has no operators
         return
 
-    def _batch_to_ptr(batch, batch_size=None):
-        if batch is not None and not torch.compiler.is_compiling():
-            batch = batch.contiguous()
-            if bool((batch[1:] < batch[:-1]).any()):
-                raise ValueError(f"batch must be ascending, found {batch.tolist()[:20]}")
-        return inner(batch, batch_size)
+    # optional, since TorchScript does not see that PyTorch Geometric's layers ask
+    def index2ptr(index: Optional[torch.Tensor], size: Optional[int] = None) -> torch.Tensor:  # noqa: UP045
+        assert index is not None
+        index = index.contiguous()
+        seen = torch.jit.is_scripting() or not torch.compiler.is_compiling()
+        if seen and bool((index[1:] < index[:-1]).any()):
+            found: List[int] = index[:20].tolist()  # noqa: UP006
+            raise ValueError(f"batch must be ascending, found {found}")
+        return inner(index, size)
 
-    pool._batch_to_ptr = _batch_to_ptr
+    module.index2ptr = index2ptr
 
 
 def _register(name: str, function: Callable) -> None:
@@ -72,7 +81,9 @@ def _register(name: str, function: Callable) -> None:
     operator = torch.library.custom_op(f"pyg::{name}", function, mutates_args=())
 
     def fake(x, y, *args, **kwargs):
-        """The number of results depends on the data; that of `nearest` and `grid_cluster` does not."""
+        """The number of results depends on the data, but that of the last three."""
+        if name == "graclus_cluster":
+            return x.new_empty(len(x) - 1)
         if name in ("nearest", "grid_cluster"):
             return x.new_empty(len(x), dtype=torch.int64)
         count = torch.library.get_ctx().new_dynamic_size()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
+from typing import Optional
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ pytest.importorskip("torch_geometric")
 from torch_geometric import nn as gnn
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import KNNGraph, RadiusGraph, SamplePoints
+from torch_geometric.utils import to_undirected
 
 pytestmark = pytest.mark.skipif(find_spec("pyg_lib") is not None, reason="pyg-lib has the operators")
 
@@ -101,24 +103,67 @@ def test_batch_vectors():
             call()
 
 
-@pytest.mark.parametrize(
-    ("layer", "arguments"),
+LAYERS = pytest.mark.parametrize(
+    ("make", "arguments"),
     [
-        (gnn.DynamicEdgeConv(torch.nn.Linear(6, 4), 5), lambda x, batch: (x, batch)),
-        (gnn.XConv(3, 4, 3, 5, hidden_channels=2), lambda x, batch: (x, x, batch)),
-        (gnn.GravNetConv(3, 4, 2, 3, 5), lambda x, batch: (x, batch)),
+        (lambda: gnn.DynamicEdgeConv(torch.nn.Linear(6, 4), 5), lambda x, batch: (x, batch)),
+        (lambda: gnn.XConv(3, 4, 3, 5, hidden_channels=2), lambda x, batch: (x, x, batch)),
+        (lambda: gnn.GravNetConv(3, 4, 2, 3, 5), lambda x, batch: (x, batch)),
     ],
     ids=["DynamicEdgeConv", "XConv", "GravNetConv"],
 )
-def test_layers_that_search_neighbours(layer, arguments):
+
+
+@LAYERS
+def test_layers_that_search_neighbours(make, arguments):
     """An example alone equals it among others, and the layer's parameters get gradients."""
     x, batch = clouds()
-    layer.eval()
+    layer = make().eval()
     whole = layer(*arguments(x, batch))
     alone = layer(*arguments(x[30:42], torch.zeros(12, dtype=torch.long)))
     torch.testing.assert_close(whole[30:42], alone)
     whole.sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in layer.parameters() if p.ndim > 1)
+
+
+@LAYERS
+def test_layers_take_batch_vectors_right(make, arguments):
+    x, batch = clouds()
+    layer = make().eval()
+    strided = torch.stack([batch, batch], 1)[:, 0]
+    assert torch.equal(layer(*arguments(x, strided)), layer(*arguments(x, batch)))
+    with pytest.raises(ValueError, match=r"batch must be ascending, found \[2, 2, 2"):
+        layer(*arguments(x, batch.flip(0)))
+
+
+@LAYERS
+def test_scripted_layers(make, arguments):
+    x, batch = clouds()
+    layer = make().eval()
+    scripted = torch.jit.script(layer)
+    for of in (batch, None):
+        torch.testing.assert_close(scripted(*arguments(x, of)), layer(*arguments(x, of)))
+    with pytest.raises(torch.jit.Error, match="batch must be ascending"):
+        scripted(*arguments(x, batch.flip(0)))
+
+
+class Graphs(torch.nn.Module):
+    def forward(self, x: torch.Tensor, batch: Optional[torch.Tensor] = None):  # noqa: UP045  TorchScript's
+        first = gnn.fps(x, batch, random_start=False)
+        return (
+            gnn.radius_graph(x, 0.9, batch),
+            gnn.knn_graph(x, 3, batch),
+            gnn.nearest(x, x, batch, batch),
+            first,
+        )
+
+
+def test_scripted_graphs():
+    x, batch = clouds()
+    network = Graphs()
+    scripted = torch.jit.script(network)
+    for of in (batch, None):
+        assert all(map(torch.equal, scripted(x, of), network(x, of)))
 
 
 def test_transforms_and_interpolation():
@@ -132,6 +177,27 @@ def test_transforms_and_interpolation():
     # where a fine point is a coarse one, its value comes back
     back = gnn.knn_interpolate(x[coarse], x[coarse], x, batch[coarse], batch, k=3)
     torch.testing.assert_close(back[coarse], x[coarse], rtol=1e-3, atol=1e-3)
+
+
+def test_graclus():
+    """A path of heavy and light edges, whose every greedy matching takes the heavy ones; a loner; a loop."""
+    path = torch.tensor([[0, 1, 2, 3, 4, 4], [1, 2, 3, 4, 5, 4]])
+    edges, weight = torch.cat([path, path.flip(0)], 1), torch.tensor([9.0, 1, 9, 1, 9, 100]).repeat(2)
+    for _ in range(5):
+        assert gnn.graclus(edges, weight, num_nodes=7).tolist() == [0, 0, 2, 2, 4, 4, 6]
+    x, batch = clouds()
+    edges = to_undirected(graph.knn_graph(x, 4, batch))
+    torch.manual_seed(0)
+    pairs = gnn.graclus(edges, num_nodes=len(x))
+    torch.manual_seed(0)
+    assert torch.equal(gnn.graclus(edges, num_nodes=len(x)), pairs)
+    assert pairs.bincount().max() == 2 and torch.equal(pairs[pairs], pairs)  # the smaller number names both
+    linked = {frozenset(edge) for edge in edges.T.tolist()}
+    assert all(node == pair or {node, pair} in linked for node, pair in enumerate(pairs.tolist()))
+    alone = pairs.bincount(minlength=len(x))[pairs] == 1
+    assert not alone[edges].all(0).any()  # nothing more can be paired
+    with pytest.raises(ValueError, match="weight must be 12 finite numbers"):
+        gnn.graclus(edges[:, :12], torch.full((12,), float("nan")), num_nodes=len(x))
 
 
 def test_compiled():
