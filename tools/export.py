@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pointsuite.engine import command
-from pointsuite.engine.errors import UsageError
+from pointsuite.engine.errors import UsageError, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -120,7 +120,12 @@ def finish(out: Path, part, program, free, batches, classes) -> None:
     }
     listed = ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in shapes.items())
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, inputs {listed}, outputs {', '.join(outputs)}")
-    for name, run in export.load(program, out, outputs).items():
+    try:
+        runs = export.load(program, out, outputs)
+    except Exception as error:
+        out.unlink()
+        raise UsageError(f"{out}: was not readable, and removed: {one_line(error)}") from error
+    for name, run in runs.items():
         found = [run(inputs) for inputs in batches]
         worst = max(
             (export.difference(*pair) for pair in zip(found, wanted, strict=True)),

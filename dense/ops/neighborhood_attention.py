@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pointsuite.engine.backends import choose_backend, is_traced
 
 from .chunks import fitting_rows, slices
+from .windows import unfold
 
 NUMBERS = int | Sequence[int | None] | None
 
@@ -277,7 +278,7 @@ def _tiles(x: Tensor, runs: Sequence[Run], of_keys: bool = False) -> Tensor:
     rank = len(runs)
     for i, run in enumerate(runs):
         _, size = run.keys if of_keys else run.queries
-        x = x.unfold(1 + i, run.classes, run.dilation).unfold(1 + i, size, run.step)
+        x = unfold(unfold(x, 1 + i, run.classes, run.dilation), 1 + i, size, run.step)
     counts, classes = range(1, rank + 1), range(rank + 3, 3 * rank + 3, 2)
     return x.permute(0, *counts, *classes, rank + 1, *range(rank + 4, 3 * rank + 3, 2), rank + 2)
 

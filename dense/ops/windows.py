@@ -204,5 +204,15 @@ def view_windows(x: Tensor, rows: Run, columns: Run, of_keys: bool = False) -> T
     for axis, run in ((1, rows), (2, columns)):
         part, first = (run.keys, run.first_key) if of_keys else (run.queries, run.first)
         size = part.stop - part.start
-        x = x.narrow(axis, first, (run.count - 1) * run.size + size).unfold(axis, size, run.size)
+        x = unfold(x.narrow(axis, first, (run.count - 1) * run.size + size), axis, size, run.size)
     return x.movedim(3, 5)
+
+
+def unfold(x: Tensor, axis: int, size: int, step: int) -> Tensor:
+    """``x.unfold(axis, size, step)``, a reshape where nothing overlaps: exporters can write into its view."""
+    count = (x.shape[axis] - size) // step + 1
+    if size == 1:
+        return x[(slice(None),) * axis + (slice(None, None, step),)].unsqueeze(-1)
+    if size != step and count > 1:
+        return x.unfold(axis, size, step)
+    return x.narrow(axis, 0, count * size).unflatten(axis, (count, size)).movedim(axis + 1, -1)

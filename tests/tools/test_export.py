@@ -77,6 +77,18 @@ def test_a_difference_is_an_error(checkpoint, tmp_path, monkeypatch, error):
     assert not out.exists()
 
 
+def test_what_cannot_be_read_is_removed(checkpoint, tmp_path, monkeypatch):
+    """As what onnxruntime calls an invalid graph."""
+    out = tmp_path / "tiny.pt2"
+    monkeypatch.setattr("pointsuite.engine.export.trace", lambda part, inputs, free: part)
+    monkeypatch.setattr(
+        "pointsuite.engine.export.write", lambda part, inputs, path, **_: path.write_bytes(b"no")
+    )
+    with pytest.raises(UsageError, match="tiny.pt2: was not readable, and removed: "):
+        export.main([CONFIG, str(checkpoint), "--out", str(out), *OPTIONS])
+    assert not out.exists()
+
+
 def test_bad_requests(checkpoint, tmp_path):
     with pytest.raises(UsageError, match=r"found the suffix '\.pth', wanted \.onnx or \.pt2"):
         export.main([CONFIG, str(checkpoint), "--out", str(tmp_path / "a.pth"), *OPTIONS])

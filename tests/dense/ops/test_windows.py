@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from dense.ops import complete, map_windows, merge_windows, pad_map, partition_windows, window_mask
+from dense.ops import (
+    complete,
+    map_windows,
+    merge_windows,
+    neighborhood_attention,
+    pad_map,
+    partition_windows,
+    window_attention,
+    window_mask,
+)
 
 SIZES = [(6, 9), (7, 8), (2, 5), (1, 1), (3, 3)]
 WINDOWS = [3, (3, 3), (2, 5), (5, 1)]
@@ -137,3 +146,20 @@ def test_complete_rounds_up():
     y = complete(x, 4)
     assert y.shape == (1, 2, 4, 4) and torch.equal(y[:, :, :3], x) and not y[:, :, 3].any()
     assert complete(y, 2) is y
+
+
+class Windows(torch.nn.Module):
+    def forward(self, x):
+        bias, heads = torch.zeros(2, 3, 3, 5, 5), x.unflatten(-1, (2, 2))
+        return (
+            map_windows(lambda y: 2 * y, x, 3, -1),
+            window_attention(x, torch.cat([x, x], -1), bias, 2, offset=-1),
+            neighborhood_attention(heads, heads, heads, 3, 2),
+        )
+
+
+def test_exporters_can_write_windows():
+    """PyTorch writes into overlapping views by an index of 32 bits, which ONNX does not take."""
+    program = torch.export.export(Windows(), (torch.randn(1, 8, 7, 4),)).run_decompositions()
+    names = {str(node.target) for node in program.graph.nodes}
+    assert "aten.slice_scatter.default" in names and not any("index_put" in name for name in names)
