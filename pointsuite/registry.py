@@ -5,7 +5,7 @@ from .engine.registry import make_registries
 _registries = make_registries(
     "pointsuite",
     RUNNERS="pointsuite.engine.runner",
-    HOOKS="pointsuite.engine.runner",
+    HOOKS=("pointsuite.engine.runner", "pointsuite.report"),
     OPTIM_WRAPPERS="pointsuite.engine.runner",
     MODELS="pointsuite.models",
     DATASETS="pointsuite.datasets",

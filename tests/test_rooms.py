@@ -23,6 +23,7 @@ FLOORS = [
     ["pointsuite.layers", "pointsuite.datasets"],
     ["pointsuite.transforms"],
     ["pointsuite.visualization", "pointsuite.evaluation"],
+    ["pointsuite.report"],
     ["pointsuite.models"],
     ["pointsuite.predictor", "pointsuite.export", "pointsuite.compat", "pointsuite.__main__"],
     ["dense.registry", "dense.ops"],

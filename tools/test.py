@@ -19,10 +19,6 @@ DRAWING_HOOKS = {  # by default_scope
     "mmdet": {"type": "DetVisualizationHook", "draw": True},
     "dense": {"type": "DrawingHook"},
 }
-CAPTIONED = {  # visualizers of the libraries, and ours that say what a picture shows
-    "DetLocalVisualizer": "mmdet.CaptionedDetVisualizer",
-    "SegLocalVisualizer": "mmseg.CaptionedSegVisualizer",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -58,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--show-dir", metavar="DIR", help="draw what is found in the test's images, beside what is there"
     )
+    command.add_report_option(parser)
     args = parser.parse_args(argv)
     import dense  # noqa: F401  before mmcv, mmdet and mmseg, which need its operators
     from pointsuite.engine.checkpoint import find_checkpoint
@@ -99,6 +96,8 @@ def draw_images(cfg, folder: str) -> None:
             f"{', '.join(DRAWING_HOOKS)}"
         )
     cfg.custom_hooks = [*cfg.get("custom_hooks", []), dict(hook)]
+    from pointsuite.visualization.samples import CAPTIONED
+
     captioned = CAPTIONED.get(cfg.visualizer.type, cfg.visualizer.type)
     if captioned != cfg.visualizer.type:
         import_module(f"dense.{'detection' if captioned.startswith('mmdet') else 'segmentation'}")
@@ -136,6 +135,7 @@ def test_protocols(cfg, args) -> None:
     from pointsuite.engine.checkpoint import atomic_write, find_checkpoint
     from pointsuite.engine.runner.preflight import look
     from pointsuite.evaluation import PROTOCOLS, evaluate_protocols, format_protocols
+    from pointsuite.report import report_predictions
     from pointsuite.visualization import draw_predictions
 
     runner = command.build_runner(cfg)
@@ -159,7 +159,8 @@ def test_protocols(cfg, args) -> None:
         )
     options = {"num_rotations": args.num_rotations, "seed": args.seed or 0, "device": torch.device(device)}
     results = evaluate_protocols(networks, dataset, served, **options)
-    print(format_protocols(results, [protocol for protocol in PROTOCOLS if protocol not in served]))
+    table = format_protocols(results, [protocol for protocol in PROTOCOLS if protocol not in served])
+    print(table)
     if "SO3" not in networks:
         print("not invariant to rotation; --so3-checkpoint takes a network that was trained under SO(3)")
 
@@ -178,6 +179,11 @@ def test_protocols(cfg, args) -> None:
     pictures = (folder / "predictions.png", folder / "confusion.png")
     draw_predictions(dataset.data_file, predictions, *pictures, split=dataset.split)
     print(f"pictures of {name}: {pictures[0]} {pictures[1]}")
+    if not args.no_report:
+        title = f"Test of {Path(cfg.load_from).name} under {name}"
+        summary = {key: value for key, value in shown.summary().items() if key != "std"}
+        tables = {"Rotation protocols": table}
+        print(report_predictions(cfg, dataset, shown.labels, shown.predictions[0], title, summary, tables))
 
 
 def find_networks(runner, path: str, dataset) -> dict:

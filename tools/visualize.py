@@ -1,10 +1,12 @@
-"""Draw a point-cloud or mesh file, a shape of a data set, or predictions.
+"""Draw a point-cloud or mesh file, a shape of a data set, images, or predictions.
 
 Examples:
     python tools/visualize.py bunny.ply --out bunny.png     # a file (h5 npz npy ply pcd off obj txt xyz csv)
     python tools/visualize.py data/kicad/kicad.h5:test:12   # a shape of a data set, in a window
     python tools/visualize.py data/kicad/kicad.h5 --predictions predictions.npz --out grid.png
     python tools/visualize.py part.ply --out part.html      # a page to turn it in a browser, offline
+    python tools/visualize.py photographs --out all.html    # a page of images, to click through
+    python tools/visualize.py found/predictions.json --out found.html    # of what tools/predict.py said
 """
 
 import argparse
@@ -13,12 +15,17 @@ from pathlib import Path
 
 from pointsuite.engine import command
 
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NEIGHBOURS = 32  # of a point whose normal is estimated
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command.Parser(description=__doc__)
-    parser.add_argument("input", help="a file; for an HDF5 data set also FILE.h5:SPLIT:INDEX")
+    parser.add_argument(
+        "input",
+        help="a file; for an HDF5 data set also FILE.h5:SPLIT:INDEX; for a page also a folder of images, or "
+        "the JSON file that tools/predict.py --out writes",
+    )
     parser.add_argument(
         "--out", metavar="FILE", help="write a picture (.png) or a page (.html); without it a window opens"
     )
@@ -45,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         help="index, label, prediction and classes about the data set INPUT: draws a grid of its shapes",
     )
     parser.add_argument("--confusion", metavar="FILE.png", help="with --predictions: the confusion matrix")
-    parser.add_argument("--limit", type=int, default=40, help="shapes in the grid (default: 40)")
+    parser.add_argument(
+        "--limit", type=int, default=40, help="shapes in the grid, items in a page (default: 40)"
+    )
     args = parser.parse_args(argv)
     if args.confusion and not args.predictions:
         parser.error(f"--confusion {args.confusion} is for --predictions, which is not there")
@@ -56,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
             )
         if args.predictions:
             _predictions(args)
+        elif _wants_items(args):
+            _items(args)
         else:
             _cloud(args)
     except (OSError, RuntimeError, ValueError) as error:
@@ -110,6 +121,20 @@ def _cloud(args: argparse.Namespace) -> None:
         up=args.up or cloud.up,
     )
     print(f"{args.out}: {len(cloud.points)} points of {args.input}")
+
+
+def _wants_items(args: argparse.Namespace) -> bool:
+    """Whether a page of images or of predictions is wanted."""
+    path = Path(args.input)
+    page = args.out and Path(args.out).suffix.lower() in (".html", ".htm")
+    return bool(page) and (path.is_dir() or path.suffix.lower() in (".json", *IMAGES))
+
+
+def _items(args: argparse.Namespace) -> None:
+    from pointsuite.report import write_images, write_predictions
+
+    write = write_predictions if Path(args.input).suffix.lower() == ".json" else write_images
+    print(f"{args.out}: {write(args.input, args.out, args.limit)} of {args.input}")
 
 
 def _predictions(args: argparse.Namespace) -> None:

@@ -69,4 +69,6 @@ class NormVisualizer(Visualizer):
                 f"norms {side}: median {np.median(norms):.3g}, largest {norms.max():.3g}"
                 for side, norms in zip(("before", "after"), maps, strict=True)
             ]
-        self.add_image(name, add_captions(np.concatenate(parts, 1), headings), step)
+        picture = add_captions(np.concatenate(parts, 1), headings)
+        self.set_image(picture)
+        self.add_image(name, picture, step)

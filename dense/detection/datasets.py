@@ -9,12 +9,14 @@ published: here every fifth image, from the first by name, is of the validation.
 import argparse
 import json
 import shutil
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 
 from pointsuite.engine.files import list_files
+from pointsuite.engine.workers import add_workers, run_workers
 
 from ..base.images import open_image, read_labels
 
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", type=Path, required=True, help="the folder PennFudanPed")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--allow-partial", action="store_true", help="take fewer images than were published")
+    add_workers(parser)
 
 
 def prepare(args: argparse.Namespace) -> str:
@@ -43,32 +46,33 @@ def prepare(args: argparse.Namespace) -> str:
             f"(--allow-partial takes fewer). The data set is offered at {OFFERED}"
         )
     splits = {"train": [], "val": []}
-    for i, image in enumerate(images):
-        splits["train" if i % 5 else "val"].append((i + 1, image, _read_people(image, args.source)))
+    read = run_workers(partial(_read_people, root=args.source), images, args.workers)
+    for i, (image, people) in enumerate(zip(images, read, strict=True)):
+        splits["train" if i % 5 else "val"].append((i + 1, image, *people))
     (args.out / "images").mkdir(parents=True, exist_ok=True)
     for image in images:
         shutil.copyfile(image, args.out / "images" / image.name)
     lines, ids = [], count(1)
     for split, entries in splits.items():
         records, people = [], []
-        for image_id, image, masks in entries:
-            height, width = masks.shape[1:]
+        for image_id, image, (width, height), found in entries:
             records.append({"id": image_id, "file_name": image.name, "width": width, "height": height})
-            people += [{"id": next(ids), "image_id": image_id, **_describe(mask)} for mask in masks]
+            people += [{"id": next(ids), "image_id": image_id, **person} for person in found]
         data = {"images": records, "annotations": people, "categories": [{"id": 1, "name": "person"}]}
         (args.out / f"instances_{split}.json").write_text(json.dumps(data))
         lines.append(f"{split}: {len(records)} images, {len(people)} people")
     return "\n".join([*lines, f"for the configs: --cfg-options data_root={args.out}"])
 
 
-def _read_people(image: Path, root: Path) -> np.ndarray:
-    """Masks (people, H, W) bool."""
+def _read_people(image: Path, root: Path) -> tuple[tuple[int, int], list[dict]]:
+    """Width and height, and the people."""
     path = root / "PedMasks" / f"{image.stem}_mask.png"
     picture, numbers = open_image(image), read_labels(path)
     if numbers.shape[::-1] != picture.size:
         raise ValueError(f"{path}: is {numbers.shape[::-1]} pixels, wanted {picture.size} as its image")
     people = np.unique(numbers)
-    return numbers == people[people > 0, None, None]
+    masks = numbers == people[people > 0, None, None]
+    return picture.size, [_describe(mask) for mask in masks]
 
 
 def _describe(mask: np.ndarray) -> dict:

@@ -20,6 +20,7 @@ import numpy as np
 from mmseg.datasets import BaseSegDataset
 
 from pointsuite.engine.files import list_files
+from pointsuite.engine.workers import add_workers, run_workers
 
 from ..base.images import open_image, read_labels
 from ..registry import DATASETS
@@ -159,6 +160,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-partial", action="store_true", help="warn where the published counts are not met"
     )
+    add_workers(parser)
 
 
 def prepare(args: argparse.Namespace) -> str:
@@ -176,7 +178,7 @@ def prepare(args: argparse.Namespace) -> str:
             if not args.allow_partial:
                 _missing(f"{problem} (--allow-partial takes what there is)")
             warnings.append(f"warning: {problem}")
-        counts = sum(_count_labels(*pair) for pair in pairs)
+        counts = sum(run_workers(_count_labels, pairs, args.workers))
         shares[split] = 100 * counts / counts.sum()
     lines = [" ".join([f"{'% of the pixels':15}", *(f"{split:>6}" for split in shares)])]
     for i, name in enumerate([*CLASSES, "void"]):
@@ -184,8 +186,9 @@ def prepare(args: argparse.Namespace) -> str:
     return "\n".join([*warnings, *lines, f"for the configs: --cfg-options data_root={args.root}"])
 
 
-def _count_labels(image: Path, labels: Path) -> np.ndarray:
+def _count_labels(pair: tuple[Path, Path]) -> np.ndarray:
     """Pixels of each class and of void, (12,)."""
+    image, labels = pair
     picture, found = open_image(image), read_labels(labels)
     if found.shape[::-1] != picture.size:
         raise ValueError(f"{labels}: is {found.shape[::-1]} pixels, wanted {picture.size} as its image")

@@ -6,12 +6,14 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pointsuite.engine.errors import UsageError
+from pointsuite.engine.workers import add_workers, run_workers
 
 from ..base.images import open_image, read_labels, to_rgb
 from .datasets import CLASSES, COUNTS, VOID, find_pairs
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-train", type=int, default=20, help="drop classes with fewer patches to train (default: 20)"
     )
+    add_workers(parser)
 
 
 def prepare(args: argparse.Namespace) -> str:
@@ -67,22 +70,16 @@ def prepare(args: argparse.Namespace) -> str:
         raise UsageError(
             f"--size must be at least 1 and --share in (0, 1], found {args.size} and {args.share}"
         )
-    names, kept = list(CLASSES), set(range(VOID))
-    counts = {split: Counter() for split in COUNTS}
-    pairs = {split: find_pairs(args.root, split) for split in COUNTS}
-    for split in ("train", *(split for split in COUNTS if split != "train")):
-        if split == "train":  # what is too rare to learn is not written: count first
-            found = Counter(label for pair in pairs[split] for label, *_ in _cut(*pair, args))
-            kept = {label for label, count in found.items() if count >= args.min_train}
-            if not kept:
-                raise UsageError(f"{args.root}: no class has {args.min_train} patches of {args.size} pixels")
-        for image, labels in pairs[split]:
-            for label, row, column, patch in _cut(image, labels, args):
-                if label in kept:
-                    folder = args.out / split / names[label].replace(" ", "_")
-                    folder.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(patch).save(folder / f"{image.stem}_{row}_{column}.png")
-                    counts[split][label] += 1
+    names, pairs = list(CLASSES), {split: find_pairs(args.root, split) for split in COUNTS}
+    # what is too rare to learn is not written: count first
+    found = sum(run_workers(partial(_count, args=args), pairs["train"], args.workers), Counter())
+    kept = {label for label, count in found.items() if count >= args.min_train}
+    if not kept:
+        raise UsageError(f"{args.root}: no class has {args.min_train} patches of {args.size} pixels")
+    counts = {}
+    for split in COUNTS:
+        job = partial(_write, folder=args.out / split, kept=kept, args=args)
+        counts[split] = sum(run_workers(job, pairs[split], args.workers), Counter())
     lines = [" ".join([f"{'patches':15}", *(f"{split:>6}" for split in counts)])]
     for label in sorted(kept):
         lines.append(" ".join([f"{names[label]:15}", *(f"{found[label]:6}" for found in counts.values())]))
@@ -90,6 +87,22 @@ def prepare(args: argparse.Namespace) -> str:
         lines.append(f"too rare: {', '.join(dropped)}")
     lines.append(f"for the configs: --cfg-options data_root={args.out} model.num_classes={len(kept)}")
     return "\n".join(lines)
+
+
+def _count(pair: tuple[Path, Path], args: argparse.Namespace) -> Counter:
+    return Counter(label for label, *_ in _cut(*pair, args))
+
+
+def _write(pair: tuple[Path, Path], folder: Path, kept: set[int], args: argparse.Namespace) -> Counter:
+    """How many patches of each class were written of a scene."""
+    names, counts = list(CLASSES), Counter()
+    for label, row, column, patch in _cut(*pair, args):
+        if label in kept:
+            place = folder / names[label].replace(" ", "_")
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(patch).save(place / f"{pair[0].stem}_{row}_{column}.png")
+            counts[label] += 1
+    return counts
 
 
 def _cut(image: Path, labels: Path, args: argparse.Namespace) -> Iterator[tuple[int, int, int, np.ndarray]]:

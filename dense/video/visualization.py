@@ -71,6 +71,23 @@ class VideoVisualizer(Visualizer):
             del self._samples[video]
             self._draw(data_sample, seen)
 
+    def draw_sample(self, inputs: torch.Tensor, data_sample: ClipDataSample) -> np.ndarray:
+        """Of a clip the target with the largest error, and beside it where the error is.
+
+        Args:
+            inputs: the clip's frames, uint8 (T, C, H, W).
+            data_sample: with a prediction.
+
+        Returns:
+            uint8 (H, 2 W, 3).
+        """
+        worst = int(data_sample.mse.argmax())
+        frame = int(data_sample.target_index[worst])
+        image = inputs[list(data_sample.frames).index(frame)].permute(1, 2, 0).cpu().numpy()
+        image = np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+        small = data_sample.error_map[worst].float().sqrt().cpu().numpy()
+        return np.concatenate([image, _overlay(image, small, float(small.max()) or 1.0)], axis=1)
+
     def _draw(self, sample: ClipDataSample, seen: list) -> None:
         index = [frame for (frames, _), _ in seen for frame in frames]
         errors = [error for (_, values), _ in seen for error in values]

@@ -104,6 +104,11 @@ def build_parser(description: str) -> Parser:
     return parser
 
 
+def add_report_option(parser: Parser) -> None:
+    """``--no-report``, which :func:`load_config` heeds."""
+    parser.add_argument("--no-report", action="store_true", help="leave no report.html in the work dir")
+
+
 def load_config(args: argparse.Namespace) -> "Config":
     """The config file with the options of :func:`build_parser` applied.
 
@@ -131,6 +136,8 @@ def load_config(args: argparse.Namespace) -> "Config":
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("work_dirs") / path.stem)
+    if getattr(args, "no_report", False):
+        cfg.default_hooks = {**cfg.get("default_hooks", {}), "report": None}
     randomness = dict(cfg.get("randomness", {}))
     if args.deterministic:
         randomness["deterministic"] = True

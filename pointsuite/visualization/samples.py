@@ -1,13 +1,14 @@
 """Pictures of what a pipeline makes of a sample: a cloud, or an image with its labels."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from textwrap import wrap
 
 import numpy as np
 from matplotlib.figure import Figure
 from mmengine.config import Config
-from mmengine.registry import VISUALIZERS
+from mmengine.registry import VISUALIZERS, DefaultScope
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
@@ -16,6 +17,28 @@ from pointsuite.visualization.cloud import draw_cloud
 from pointsuite.visualization.png import write_png
 
 TILE = 240  # pixels of a cloud's picture
+CAPTIONED = {  # visualizers of the libraries, and those, where registered, that say what a picture shows
+    "DetLocalVisualizer": "mmdet.CaptionedDetVisualizer",
+    "SegLocalVisualizer": "mmseg.CaptionedSegVisualizer",
+}
+_count = count()
+
+
+def build_visualizer(cfg: Config, metainfo: Mapping) -> Visualizer:
+    """The visualizer of a config, one that writes nothing.
+
+    Args:
+        cfg: of a run.
+        metainfo: of its dataset.
+    """
+    options = {"type": "Visualizer", **(cfg.get("visualizer") or {}), "vis_backends": None}
+    captioned = CAPTIONED.get(str(options["type"]).rpartition(".")[2])
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        if captioned is not None and VISUALIZERS.get(captioned) is not None:
+            options["type"] = captioned
+        visualizer = VISUALIZERS.build({**options, "name": f"browse_{next(_count)}"})  # kept by name
+    visualizer.dataset_meta = metainfo
+    return visualizer
 
 
 def build_drawer(cfg: Config, metainfo: Mapping) -> Callable[[Mapping], tuple[np.ndarray, str]]:
@@ -29,9 +52,7 @@ def build_drawer(cfg: Config, metainfo: Mapping) -> Callable[[Mapping], tuple[np
     """
     classes = metainfo.get("classes") or ()
     flipped = (cfg.model.get("data_preprocessor") or {}).get("bgr_to_rgb", False)
-    options = {"type": "Visualizer", **(cfg.get("visualizer") or {}), "vis_backends": None}
-    visualizer = VISUALIZERS.build({**options, "name": f"browse_{id(cfg)}"})  # it keeps one by each name
-    visualizer.dataset_meta = metainfo
+    visualizer = build_visualizer(cfg, metainfo)
     # MMEngine's own draws nothing; mmseg's and mmdet's do
     draws_samples = type(visualizer).add_datasample is not Visualizer.add_datasample
 
@@ -47,7 +68,7 @@ def build_drawer(cfg: Config, metainfo: Mapping) -> Callable[[Mapping], tuple[np
             raise UsageError(f"a sample's inputs are {found}, wanted a cloud (N, C) or images (C, H, W)")
         if array.ndim == 2:
             return _draw_points(array, sample.get("gt_part"), metainfo.get("up", "z")), title
-        image = _to_uint8(array.transpose(1, 2, 0)[..., :: -1 if flipped else 1])
+        image = to_uint8(array.transpose(1, 2, 0)[..., :: -1 if flipped else 1])
         if draws_samples:
             boxes = getattr(sample.get("gt_instances"), "bboxes", None)
             if hasattr(boxes, "tensor"):  # mmdet draws plain tensors only
@@ -68,7 +89,7 @@ def _draw_points(points: np.ndarray, part: Tensor | None, up: str) -> np.ndarray
     return draw_cloud(points[:, :3], colors, normals=normals, part=part, size=(TILE, TILE), up=up)
 
 
-def _to_uint8(image: np.ndarray) -> np.ndarray:
+def to_uint8(image: np.ndarray) -> np.ndarray:
     """An image (H, W, 1 or 3), bytes as they are, other numbers stretched to 0..255, with three channels."""
     if image.dtype != np.uint8:
         low, high = image.min(), image.max()

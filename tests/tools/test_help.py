@@ -61,5 +61,6 @@ def test_help_of_shell_scripts(name):
 
 
 def test_daily_commands_are_on_top():
-    daily = {"train", "test", "visualize", "prepare_dataset", "convert_checkpoint", "export", "print_config"}
+    daily = {"train", "test", "predict", "visualize", "export", "publish"}
+    daily |= {"prepare_dataset", "convert_checkpoint", "print_config"}
     assert {path.stem for path in TOOLS.glob("*.py")} == daily

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -5,6 +6,7 @@ import h5py
 import matplotlib.image
 import numpy as np
 import pytest
+from PIL import Image
 
 from pointsuite.visualization import open3d_backend
 
@@ -90,6 +92,21 @@ def test_bad_input_gives_one_line_and_exit_code_2(dataset, tmp_path, capsys):
         assert captured.out == "" and captured.err.startswith("visualize: "), arguments
         assert message in captured.err and captured.err.count("\n") == 1, captured.err
         assert not (tmp_path / "x.png").exists()
+
+
+def test_pages_of_images_and_of_predictions(tmp_path, capsys):
+    for i in range(3):
+        Image.new("RGB", (8, 6), (80 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    page = tmp_path / "page.html"
+    assert main([str(tmp_path), "--out", str(page), "--limit", "2"]) == 0
+    assert capsys.readouterr().out == f"{page}: 2 of {tmp_path}\n" and page.read_text().count("<img ") == 2
+    said = {"predictions": [{"file": str(tmp_path / "0.png"), "files": [str(tmp_path / "1.png")]}]}
+    (tmp_path / "said.json").write_text(json.dumps(said))
+    assert main([str(tmp_path / "said.json"), "--out", str(page)]) == 0
+    assert page.read_text().count("<img ") == 1
+    assert main([str(tmp_path / "0.json"), "--out", str(tmp_path / "x.html")]) == 2
+    assert capsys.readouterr().err.startswith(f"visualize: {tmp_path / '0.json'}: found no such file")
+    assert not (tmp_path / "x.html").exists()
 
 
 def test_as_a_command(tmp_path):

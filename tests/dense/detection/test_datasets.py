@@ -45,7 +45,7 @@ def published(tmp_path):
 
 
 def convert(root, out, allow_partial=True):
-    return pennfudan.prepare(Namespace(source=root, out=out, allow_partial=allow_partial))
+    return pennfudan.prepare(Namespace(source=root, out=out, allow_partial=allow_partial, workers=1))
 
 
 def test_conversion(published, tmp_path):

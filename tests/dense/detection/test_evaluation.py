@@ -119,6 +119,9 @@ def test_what_is_found_in_a_crowd_does_not_count(tmp_path, with_file):
         options = [f"test_evaluator.ann_file={path}"] if with_file else []
         found = run(tmp_path / name, alarm, *options)
         assert found[0] == (1 if name == "crowd" else 0.5)
+        report = (tmp_path / name / "work/report.html").read_text()
+        assert ("1 of 1 found, 1 found where none is" in report) == (name == "none")
+        assert report.count("<img ") == (name == "none")
 
 
 def test_pictures(tmp_path):

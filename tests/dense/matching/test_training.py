@@ -46,6 +46,8 @@ def test_train_test_draw_and_resume(config):
     assert len(pictures) == 12 and pictures[3].name.startswith("00003")
     height, width, _ = np.asarray(Image.open(pictures[0])).shape
     assert height > 64 and width == 192  # headings and a legend
+    report = Path("tested/report.html").read_text()
+    assert "pck/0.05" in report and report.count("<img ") == 12  # the same pictures
 
     loader = ["train_dataloader.num_workers=1", "train_dataloader.persistent_workers=True"]
     train.main([config, "--resume", "whole/epoch_2.pth", *options("parts", *loader)])

@@ -77,7 +77,7 @@ def test_prepare_tool(root, capsys):
 def test_prepare_without_warnings(root, monkeypatch):
     for split in list(COUNTS):
         monkeypatch.setitem(COUNTS, split, len(find_pairs(root, split)))
-    assert "warning: " not in prepare(Namespace(root=root, allow_partial=False))
+    assert "warning: " not in prepare(Namespace(root=root, allow_partial=False, workers=1))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_prepare_without_warnings(root, monkeypatch):
 def test_prepare_refuses_other_labels(root, labels, message):
     Image.fromarray(labels).save(root / "valannot" / "0001TP_000000.png")
     with pytest.raises((ValueError, OSError), match=rf"0001TP_000000\.png: {message}"):
-        prepare(Namespace(root=root, allow_partial=True))
+        prepare(Namespace(root=root, allow_partial=True, workers=1))
 
 
 # ------------------------------------------------------------------------------------------------ slices

@@ -15,7 +15,9 @@ from .data import write_camvid
 
 
 def options(root, out, **changes):
-    return Namespace(**{"root": root, "out": out, "size": 16, "share": 0.5, "min_train": 1, **changes})
+    return Namespace(
+        **{"root": root, "out": out, "size": 16, "share": 0.5, "min_train": 1, "workers": 1, **changes}
+    )
 
 
 def test_patches_by_hand():
@@ -48,6 +50,15 @@ def test_folders_are_a_data_set(tmp_path):
     with Image.open(next((out / "test/road").iterdir())) as image:
         assert image.size == (16, 16) and image.mode == "RGB"
         assert abs(np.asarray(image).mean((0, 1)) - (128, 64, 128)).max() < 60  # most of it is road
+
+
+def test_several_processes_write_the_same(tmp_path):
+    root = write_camvid(tmp_path / "camvid")
+    said = [prepare(options(root, tmp_path / str(n), workers=n)).replace(f"/{n} ", " ") for n in (1, 3)]
+    one, three = (
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*.png")} for f in (tmp_path / "1", tmp_path / "3")
+    )
+    assert said[0] == said[1] and one and one == three
 
 
 def test_rare_classes_are_left_out_of_all_splits(tmp_path):

@@ -64,6 +64,8 @@ def test_a_run_by_iterations_and_its_continuation(camvid, tmp_path, capfd):
     test.main([*argv, *(option for option in options if "vis_backends" not in option)])
     assert "mIoU: " in capfd.readouterr().out
     assert len(list((tmp_path / "pictures").rglob("test_0001TP_*.png"))) == 3
+    report = (tmp_path / "test/report.html").read_text()
+    assert report.count("<img ") == 3 and "of pixels right" in report and "sky → bicyclist" in report
 
 
 def test_show_dir_wants_images(tmp_path):

@@ -1,6 +1,7 @@
 """Runs by the command lines: they learn, can be tested, drawn and continued; the recipes take steps."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,10 @@ def test_train_test_draw_and_resume(config):
     assert scores["01"]["score"].max() == 1 and len(scores["02"]["psnr"]) == LENGTH
     drawn = {path.name for path in Path("pictures/vis_data/vis_video").iterdir()}
     assert drawn == {"01.mp4", "01.png", "02.mp4", "02.png"}
+    report = Path("tested/report.html").read_text()
+    assert report.count("<svg") == 2 and report.count('class="span"') >= 1  # errors over time, and the truth
+    notes = re.findall(r'"title">(\d+)</span><span class="note">(frame \d+)', report)
+    assert len(set(notes)) == len(notes) == report.count("<img ") > 10  # each frame once
 
     resume = ["--resume", "whole/epoch_1.pth", "--cfg-options", "experiment_name=video_parts"]
     train.main([config, "--work-dir", "parts", *resume])
