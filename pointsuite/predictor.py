@@ -23,7 +23,8 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from torch import Tensor, nn
 
-from pointsuite.engine.predictor import Prediction, Predictor, resolve_types
+from pointsuite.engine.checkpoint import atomic_write
+from pointsuite.engine.predictor import Prediction, Predictor, add_suffix, resolve_types
 from pointsuite.engine.zoo import ZOO
 from pointsuite.io import SUFFIXES, read_points
 from pointsuite.io.point_file import PointFile, checked
@@ -344,6 +345,27 @@ class PartSegmenter(CloudPredictor):
         nearest[cloud.rows] = torch.arange(len(cloud.rows))  # their own, where points coincide
         scores = scores[nearest.numpy()]
         return PartPrediction(scores.argmax(1), scores, cloud.points, self.parts, cloud.offset)
+
+    def describe_answer(self, prediction: PartPrediction) -> tuple[str, dict[str, Any]]:
+        count = prediction.count()
+        said = ", ".join(f"{name} {number}" for name, number in count.items())
+        return f"{said} of {len(prediction.labels)} points", {"parts": count}
+
+    def write(self, source: str, prediction: PartPrediction, stem: Path) -> list[Path]:
+        """Points, labels, probabilities and names of the parts as ``.npz``, a picture of them as ``.png``."""
+        from pointsuite.visualization import draw_cloud  # Matplotlib, which takes a second
+
+        table, picture = add_suffix(stem, ".npz"), add_suffix(stem, ".png")
+        with atomic_write(table) as file:
+            np.savez_compressed(
+                file,
+                points=prediction.points + prediction.offset,
+                part=prediction.labels,
+                probabilities=prediction.probabilities,
+                parts=np.array(prediction.parts),
+            )
+        draw_cloud(prediction.points, "part", picture, part=prediction.labels)
+        return [table, picture]
 
 
 def _check_array(cloud, name: str, take_normals: bool, drop_nan: bool) -> PointFile:

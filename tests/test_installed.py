@@ -77,6 +77,20 @@ def test_it_works_without_the_repository(installed):
     assert usage.startswith("usage: pointsuite train ")
 
 
+def test_weights_are_in_it(installed):
+    site, elsewhere = installed
+    weights = {path.name: path.read_bytes() for path in (ROOT / "pointsuite/weights").iterdir()}
+    assert {Path(name).suffix for name in weights} == {".json", ".safetensors"}
+    assert weights == {path.name: path.read_bytes() for path in (site / "pointsuite/weights").iterdir()}
+    corners = [(x, y, z) for x in (0, 9) for y in (0, 3) for z in (0, 1)]
+    faces = ["0 1 3 2", "4 6 7 5", "0 4 5 1", "2 3 7 6", "0 2 6 4", "1 5 7 3"]
+    vertices = "\n".join(f"{x} {y} {z}" for x, y, z in corners)
+    (elsewhere / "box.off").write_text(f"OFF\n8 6 0\n{vertices}\n" + "".join(f"4 {face}\n" for face in faces))
+    done = run("-m", "pointsuite", "predict", "box.off", cwd=elsewhere, PYTHONPATH=str(site), PATH="")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("box.off: ") and done.stdout.count("%") == 3
+
+
 def test_other_projects_find_configs(tmp_path):
     from mmengine.config import Config
     from mmengine.hub import get_config

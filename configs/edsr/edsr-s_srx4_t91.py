@@ -7,6 +7,6 @@ _base_ = [
 
 model = dict(
     type="ImageRestorer",
-    network=dict(type="EDSR", arch=dict(channels=32, depth=8, scaling=1.0), scale=4),
+    network=dict(type="EDSR", arch="s", scale=4),
     loss="l1",
 )

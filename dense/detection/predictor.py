@@ -62,6 +62,7 @@ class DetInferencer(ConfiguredPredictor, StockInferencer):
     """
 
     registry = MODELS
+    target = "out_dir"
     show_progress = False  # MMDetection's bar; :meth:`preprocess` has one
 
     def __init__(
@@ -124,6 +125,21 @@ class DetInferencer(ConfiguredPredictor, StockInferencer):
     def predict(self, inputs: Sequence, **options: Any) -> list[dict]:
         """Predictions of a few images; :meth:`iterate` keeps those of a batch only."""
         return self(list(inputs), batch_size=len(inputs), **options)["predictions"]
+
+    def answer_batch(
+        self, files: list[str], stems: list[Path | None], pred_score_thr: float = 0.3, **options: Any
+    ) -> Iterator[tuple[str, dict[str, Any], list[Path]]]:
+        """What is found with a score of at least ``pred_score_thr``; pictures of it."""
+        names = self.model.dataset_meta["classes"]
+        for source, stem in zip(files, stems, strict=True):
+            folder = "" if stem is None else str(stem.parent)
+            (found,) = self(source, out_dir=folder, pred_score_thr=pred_score_thr, **options)["predictions"]
+            kept = [i for i, score in enumerate(found["scores"]) if score >= pred_score_thr]
+            labels = [names[found["labels"][i]] for i in kept]
+            record = {"names": labels} | {key: [found[key][i] for i in kept] for key in ("scores", "bboxes")}
+            line = ", ".join(f"{count} {name}" for name, count in Counter(labels).most_common())
+            written = [] if stem is None else [stem.parent / "vis" / self._names[source][0]]
+            yield line or "nothing", record, written
 
     def preprocess(self, inputs: Sequence, batch_size: int = 1, **options: Any) -> Iterator:
         done = self.start_bar(len(inputs))

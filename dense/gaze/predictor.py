@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from torch import nn
+
+from pointsuite.engine.predictor import add_suffix
 
 from ..base import Predictor
 from ..base.captions import write_image
@@ -97,11 +100,25 @@ class ScanpathPredictor(Predictor):
             return list(self.iterate(self.expand(picture), target=target, num_paths=count))
         found = next(self.iterate([picture], target=target, num_paths=count))
         if out is not None:
-            first = found[0] if count else found
-            image, grid = self._read(picture), self.model.network.grid
-            scale = max(1, -(-600 // image.shape[1]))
-            write_image(str(out), draw_scanpath(image, first.points, grid=grid, scale=scale))
+            self._draw(picture, found[0] if count else found, out)
         return found
+
+    def _draw(self, picture: Picture, path: Scanpath, out: str | os.PathLike) -> None:
+        image, grid = self._read(picture), self.model.network.grid
+        scale = max(1, -(-600 // image.shape[1]))
+        write_image(str(out), draw_scanpath(image, path.points, grid=grid, scale=scale))
+
+    def describe_answer(self, prediction: Scanpath | list[Scanpath]) -> tuple[str, dict[str, Any]]:
+        paths = prediction if isinstance(prediction, list) else [prediction]
+        line = " ".join(f"({x:.0f}, {y:.0f})" for x, y in paths[0].points)
+        said = [{"objects": path.objects.tolist(), "points": path.points.tolist()} for path in paths]
+        return line, {"paths": said}
+
+    def write(self, source: str, prediction: Scanpath | list[Scanpath], stem: Path) -> list[Path]:
+        """The first path on the picture, as ``.png``."""
+        picture = add_suffix(stem, ".png")
+        self._draw(source, prediction[0] if isinstance(prediction, list) else prediction, picture)
+        return [picture]
 
     @torch.inference_mode()
     def predict(

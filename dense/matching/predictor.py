@@ -1,7 +1,8 @@
 """Two pictures in, what one shows found in the other."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate
 
+from pointsuite.engine.checkpoint import atomic_write
+from pointsuite.engine.predictor import Answer, add_suffix, name_results
+
 from ..base import Predictor
+from ..base.captions import write_image
 from ..base.images import SUFFIXES, LoadImage, to_colour
 from .metrics import transfer_keypoints
 from .model import DenseMatcher
@@ -117,6 +122,33 @@ class Matcher(Predictor):
             side if several else side * count for side, several in zip((sources, targets), many, strict=True)
         )
         return list(self.iterate([(*pair, points) for pair in zip(sources, targets, strict=True)]))
+
+    def answer(
+        self, files: Sequence[str], out: str | os.PathLike | None = None, **options
+    ) -> Iterator[Answer]:
+        """Match the files in pairs, source and target, source and target, ...
+
+        Written are ``flow`` and ``confidence`` as ``.npz`` and what of the source lies at the target's pixels
+        as ``.png``.
+        """
+        if not files or len(files) % 2:
+            raise ValueError(f"found {len(files)} pictures, wanted pairs: SOURCE TARGET ...")
+        pairs = list(zip(files[::2], files[1::2], strict=True))
+        stems = name_results([f"{Path(source).stem}-{Path(target).stem}" for source, target in pairs], out)
+        for (source, target), stem in zip(pairs, stems, strict=True):
+            found = self(source, target, **options)
+            shift, sure = np.linalg.norm(found.flow, axis=-1).mean(), found.confidence.mean()
+            record = {"file": target, "source": source, "confidence": float(sure), "shift": float(shift)}
+            if len(found.points):
+                record["points"] = found.points.tolist()
+            written = []
+            if stem is not None:
+                written = [add_suffix(stem, ".npz"), add_suffix(stem, ".png")]
+                with atomic_write(written[0]) as file:
+                    np.savez_compressed(file, flow=found.flow, confidence=found.confidence)
+                write_image(str(written[1]), found.warped)
+            line = f"in {source}: mean shift {shift:.1f} pixels, mean confidence {sure:.2f}"
+            yield Answer(target, line, record, written)
 
     @torch.inference_mode()
     def predict(self, inputs: Sequence[tuple[Picture, Picture, ArrayLike]]) -> list[Match]:

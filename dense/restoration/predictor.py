@@ -9,6 +9,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from pointsuite.engine.predictor import Answer
+
 from ..base import Predictor
 from ..base.images import SUFFIXES, name_targets
 from .degradations import imresize, to_float
@@ -45,6 +47,7 @@ class Restorer(Predictor):
     """
 
     suffixes = SUFFIXES
+    target = "target"
 
     def __init__(
         self,
@@ -88,12 +91,22 @@ class Restorer(Predictor):
         sources = self.expand(source)
         if target is None:
             return list(self.iterate([(one, None) for one in sources]))
-        targets = name_targets(sources, target, tuple(WRITTEN))
-        for one, written in zip(sources, targets, strict=True):
-            if not isinstance(one, np.ndarray) and written.resolve() == Path(one).resolve():
-                raise ValueError(f"{one} would be written over, wanted another folder than its own")
-        for _ in self.iterate(list(zip(sources, targets, strict=True))):
+        for _ in self.iterate(list(zip(sources, _name_targets(sources, target), strict=True))):
             pass
+
+    def answer(self, files: Sequence[str], out: str | os.PathLike | None = None) -> Iterator[Answer]:
+        """Restore image files and folders of them; ``out`` is a folder or, of one image, a file."""
+        if out is None:
+            raise ValueError("found no place for restored images, wanted a folder, or a file for one image")
+        sources = self.gather(files)
+        single = len(sources) == 1 and Path(out).suffix.lower() in WRITTEN
+        targets = [Path(out)] if single else _name_targets(sources, out)
+        done = self.start_bar(len(sources))
+        for source, target in zip(sources, targets, strict=True):
+            self(source, target)
+            done()
+            line = f"x{getattr(self.network, 'scale', 1)}"
+            yield Answer(source, line, {"file": source, "restored": str(target)}, [target])
 
     def predict(self, inputs: Sequence[tuple[Source, str | os.PathLike | None]]) -> Iterator[Picture | None]:
         """Restored pictures of sources without a target; the others are written."""
@@ -134,6 +147,15 @@ class Restorer(Predictor):
         if wanted == 3 and found == 1:
             result = result.mean(0, keepdim=True)
         return _to_levels(result.permute(1, 2, 0).float().cpu().numpy(), pixels.dtype)
+
+
+def _name_targets(sources: Sequence[Source], folder: str | os.PathLike) -> list[Path]:
+    """See :func:`~dense.base.images.name_targets`; ValueError where one is its own source."""
+    targets = name_targets(sources, folder, tuple(WRITTEN))
+    for one, written in zip(sources, targets, strict=True):
+        if not isinstance(one, np.ndarray) and written.resolve() == Path(one).resolve():
+            raise ValueError(f"{one} would be written over, wanted another folder than its own")
+    return targets
 
 
 def _to_levels(image: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -16,7 +17,10 @@ from mmengine.registry import TRANSFORMS, DefaultScope
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
+from PIL import Image
 from torch import nn
+
+from pointsuite.engine.checkpoint import atomic_write
 
 from ..base.configured import ConfiguredPredictor, innermost
 from ..base.images import name_targets, to_colour
@@ -54,6 +58,7 @@ class Segmenter(ConfiguredPredictor):
     """
 
     registry = MODELS
+    target = "out_dir"
 
     def __init__(
         self,
@@ -128,6 +133,25 @@ class Segmenter(ConfiguredPredictor):
                     "", np.ascontiguousarray(picture), found[i].cpu(), draw_gt=False, out_file=str(target)
                 )
         return [self._name(found[i], probabilities) for i in range(len(inputs))]
+
+    def answer_batch(
+        self, files: list[str], stems: list[Path | None], **options
+    ) -> Iterator[tuple[str, dict[str, Any], list[Path]]]:
+        """Shares of the classes; pictures, and in ``labels/`` PNG files of the classes' numbers."""
+        folder = stems[0] and stems[0].parent
+        pictures = [None] * len(files) if folder is None else name_targets(files, folder, WRITTEN)
+        for stem, picture, found in zip(stems, pictures, self(files, folder, **options), strict=True):
+            share = np.bincount(found.labels.flat, minlength=len(found.classes)) / found.labels.size
+            best = np.argsort(-share, kind="stable")
+            shares = {found.classes[i]: float(share[i]) for i in best if share[i]}
+            line = ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(shares.items())[:5])
+            written = []
+            if stem is not None:
+                labels = stem.parent / "labels" / f"{stem.name}.png"
+                with atomic_write(labels) as file:
+                    Image.fromarray(found.labels).save(file, "PNG")
+                written = [picture, labels]
+            yield line, {"shares": shares}, written
 
     def _load(self, source: Any) -> dict:
         """What the pipeline's first step gives: ``img`` and its sizes."""

@@ -206,6 +206,9 @@ class Answerer(Predictor):
         """
         return self._call(inputs, {"question": question})
 
+    def describe_answer(self, prediction: str) -> tuple[str, dict[str, Any]]:
+        return prediction, {"answer": prediction}
+
     def predict(self, inputs: Sequence, question: str) -> Iterator[str]:
         for picture in inputs:
             if isinstance(picture, str | os.PathLike):

@@ -11,7 +11,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 
+from pointsuite.engine.checkpoint import atomic_write
+from pointsuite.engine.errors import one_line
 from pointsuite.engine.files import read_text
+from pointsuite.engine.predictor import add_suffix
 
 from ..base import Predictor
 from .language_model import LanguageModel
@@ -105,6 +108,18 @@ class Generator(Predictor):
 
     def is_many(self, inputs: Any) -> bool:
         return isinstance(inputs, list | tuple)
+
+    def answer_batch(
+        self, files: list[str], stems: list[Path | None], **options
+    ) -> Iterator[tuple[str, dict[str, Any], list[Path]]]:
+        """What follows the text in each file, which is written behind that text."""
+        for source, stem in zip(files, stems, strict=True):
+            text = self(Path(source), **options)
+            written = [] if stem is None else [add_suffix(stem, ".txt")]
+            for path in written:
+                with atomic_write(path) as file:
+                    file.write((read_text(source) + text).encode())
+            yield one_line(text), {"text": text}, written
 
     def predict(self, inputs: Sequence, length: int, seed: int, **options) -> Iterator[str]:
         for prompt in inputs:

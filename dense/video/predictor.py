@@ -3,11 +3,14 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from torch import nn
+
+from pointsuite.engine.predictor import add_suffix
 
 from ..base import Predictor
 from ..registry import METRICS
@@ -101,6 +104,17 @@ class AnomalyScorer(Predictor):
             if twice := [path for path in outs if outs.count(path) > 1]:
                 raise ValueError(f"two videos would both become {twice[0]}, wanted names that differ")
         return list(self.iterate(list(zip(videos, outs, strict=True)), fps=fps))
+
+    def answer_batch(
+        self, files: list[str], stems: list[Path | None], **options
+    ) -> Iterator[tuple[str, dict[str, Any], list[Path]]]:
+        """Score and PSNR of each frame; annotated clips."""
+        for source, stem in zip(files, stems, strict=True):
+            clip = stem and add_suffix(stem, ".mp4")
+            found = self(source, clip, **options)
+            worst = int(found.score.argmax())
+            line = f"{len(found.score)} frames, the oddest is {worst} ({found.psnr[worst]:.1f} dB)"
+            yield line, {"score": found.score.tolist(), "psnr": found.psnr.tolist()}, [clip] if clip else []
 
     def is_many(self, inputs: str | os.PathLike | Sequence) -> bool:
         """Whether inputs are several: a folder of images is one video."""

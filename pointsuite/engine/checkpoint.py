@@ -163,7 +163,17 @@ def _to_safetensors(plain: Any, path: str | os.PathLike) -> bytes:
             metadata["meta"] = json.dumps(meta)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: meta: {error}, wanted what JSON can hold") from error
-    return save(state, metadata)
+    return _in_order(save(state, metadata))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A file of safetensors whose metadata is sorted: the library leaves its order to chance."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at multiples of 8
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _digest(state_dict: Mapping[str, Tensor]) -> str:

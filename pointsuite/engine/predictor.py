@@ -49,6 +49,15 @@ class Prediction(NamedTuple):
         return [(self.classes[i], float(self.probabilities[i])) for i in best]
 
 
+class Answer(NamedTuple):
+    """What a predictor says about one file."""
+
+    source: str  # the file
+    line: str  # for people
+    record: dict[str, Any]  # for JSON
+    files: list[Path]  # that were written
+
+
 class Predictor:
     """A network with its weights, called with one input or with many.
 
@@ -59,7 +68,7 @@ class Predictor:
     Args:
         config: of a run of the task: a ``Config``, its path, or a work dir, whose config is used; or the
             bare network of such a run; or, where ``checkpoint`` is not given, a checkpoint of a run, which
-            says itself what it is of.
+            says itself what it is of, or the name of a model whose weights are shipped.
         checkpoint: weights: a file, a work dir for its last one, or ``URL#sha256=DIGEST``; read without
             running code. None keeps the weights that a network has; a config whose network has parameters
             wants them.
@@ -84,6 +93,7 @@ class Predictor:
     registry: ClassVar[Registry]  # of models; its scope is the default one while a config is built
     zoo: ClassVar[ModelZoo]
     suffixes: ClassVar[tuple[str, ...]] = ()  # of the files that a folder is searched for, in lower case
+    target: ClassVar[str] = "out"  # the argument of a call that says where its files go, if it has one
 
     def __init__(
         self,
@@ -113,7 +123,7 @@ class Predictor:
             model = config
         else:
             if not isinstance(config, Config) and not is_config(config):
-                config, checkpoint = _split_source(config, checkpoint, random)
+                config, checkpoint = _split_source(config, checkpoint, random, self.zoo)
             if config is not None and not isinstance(config, Config):
                 config = read_config(config)
             self.cfg = config
@@ -212,6 +222,58 @@ class Predictor:
         """Predictions of a few inputs, in their order."""
         raise NotImplementedError
 
+    # ---------------------------------------------------------------------------------------------- answers
+
+    def answer(
+        self, files: Sequence[str], out: str | os.PathLike | None = None, **options
+    ) -> Iterator[Answer]:
+        """Predict files, and say and write what was found, one after another.
+
+        Args:
+            files: files, or folders for those in them.
+            out: folder for what a line does not hold, as pictures, named after the files; None writes none.
+            **options: of a call.
+
+        Raises:
+            ValueError: two files whose results would get one name; and as a call.
+        """
+        files = self.gather(files)
+        stems = name_results(files, out)
+        done = self.start_bar(len(files))
+        for start in range(0, len(files), self.batch_size):
+            batch = files[start : start + self.batch_size]
+            found = self.answer_batch(batch, stems[start : start + self.batch_size], **options)
+            for source, (line, record, written) in zip(batch, found, strict=True):
+                done()
+                yield Answer(source, line, {"file": source, **record}, written)
+
+    def gather(self, files: Sequence[str]) -> list[str]:
+        """Files, and those in folders."""
+        return [str(one) for each in files for one in (self.expand(each) if self.is_many(each) else [each])]
+
+    def answer_batch(
+        self, files: list[str], stems: list[Path | None], **options
+    ) -> Iterator[tuple[str, dict[str, Any], list[Path]]]:
+        """Line, record and written files of each of a few files; ``stems`` are of what is to be written."""
+        progress, self.progress = self.progress, False  # one bar is enough
+        try:
+            found = self(files, **options)
+        finally:
+            self.progress = progress
+        for source, stem, prediction in zip(files, stems, found, strict=True):
+            written = [] if stem is None else self.write(source, prediction, stem)
+            yield *self.describe_answer(prediction), written
+
+    def describe_answer(self, prediction: Any) -> tuple[str, dict[str, Any]]:
+        """A prediction as a line, and as plain data; here that of a classifier."""
+        line = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in prediction.top(3))
+        said = zip(prediction.classes, map(float, prediction.probabilities), strict=True)
+        return line, {"class": prediction.name, "probabilities": dict(said)}
+
+    def write(self, source: str, prediction: Any, stem: Path) -> list[Path]:
+        """Write what of a prediction needs files, at ``stem`` with suffixes; returns these. Here nothing."""
+        return []
+
 
 def find_device(device: str | torch.device | None) -> torch.device:
     """The device of that name; by default a GPU where there is one.
@@ -250,6 +312,30 @@ def find_files(folder: str | os.PathLike, suffixes: Sequence[str]) -> list[str]:
     return found
 
 
+def name_results(files: Sequence[str], folder: str | os.PathLike | None) -> list[Path | None]:
+    """Paths in a folder, without suffixes, for the results of some files; None without a folder.
+
+    Raises:
+        ValueError: two files would get one name.
+    """
+    if folder is None:
+        return [None] * len(files)
+    origin: dict[Path, str] = {}
+    for file in files:
+        path = Path(file)
+        whole = path.is_file() or path.is_dir()
+        name = path.stem if whole else path.name.replace(":", "_")  # as FILE.h5:SPLIT:INDEX
+        if (stem := Path(folder) / name) in origin:
+            raise ValueError(f"{origin[stem]} and {file} would both become {stem}")
+        origin[stem] = file
+    return list(origin)
+
+
+def add_suffix(stem: Path, suffix: str) -> Path:
+    """A path with a suffix behind its name, which may have dots."""
+    return stem.with_name(stem.name + suffix)
+
+
 def is_config(source: str | os.PathLike) -> bool:
     """Whether a path names a config rather than weights."""
     return Path(source).suffix == ".py"
@@ -268,9 +354,12 @@ def read_config(path: str | os.PathLike) -> Config:
 
 
 def _split_source(
-    source: str | os.PathLike, checkpoint: str | os.PathLike | None, random: bool
+    source: str | os.PathLike, checkpoint: str | os.PathLike | None, random: bool, zoo: ModelZoo
 ) -> tuple[Path | None, str | os.PathLike | None]:
     """Config and weights of a work dir, or None and the weights, which say what they are of."""
+    if isinstance(source, str) and source.isidentifier() and not Path(source).exists():
+        card = zoo.find_card(source)
+        source = source if card is None else card.path
     if "://" not in str(source) and Path(source).is_dir():
         return find_run_config(source), source if checkpoint is None and not random else checkpoint
     if checkpoint is not None or random:

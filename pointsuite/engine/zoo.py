@@ -24,6 +24,7 @@ from .checkpoint import (
     take_network,
 )
 from .network import Network
+from .pretrained import Card, find_cards
 from .skeleton import skeletons
 
 
@@ -47,6 +48,7 @@ class ModelZoo:
         self.name = name
         self.packages = packages
         self._builders: dict[str, Callable[..., nn.Module]] = {}
+        self._aliases: dict[str, str] = {}
         self._systems: dict[str, type[Network]] = {}
 
     # ---------------------------------------------------------------------------------------- registration
@@ -67,6 +69,11 @@ class ModelZoo:
             return registry.register_module(module=cls)
 
         return register
+
+    def register_alias(self, name: str, model: str) -> None:
+        """Another name of a model."""
+        self._add(name, lambda **options: self._builders[model](**options))
+        self._aliases[name] = model
 
     def _add(self, name: str, builder: Callable[..., nn.Module]) -> None:
         if name in self._builders:
@@ -99,11 +106,15 @@ class ModelZoo:
         """Names of all models, sorted; of those that match ``pattern`` (as ``"risurconv*"``) if given.
 
         Those that need a library that is not installed (``pip install pointsuite[dense]``) are left out.
-        With ``pretrained``, of those whose weights are shipped: there are none, see :meth:`create_model`.
+        With ``pretrained``, of those whose weights are shipped (:mod:`~pointsuite.engine.pretrained`).
         """
         self._import_all()
-        names = () if pretrained else self._builders
+        names = (name for name in self._builders if not pretrained or self.find_card(name))
         return sorted(name for name in names if pattern is None or fnmatchcase(name, pattern))
+
+    def find_card(self, name: str) -> Card | None:
+        """The card of a model's shipped weights; None where there are none, or there is no such model."""
+        return find_cards().get(self._aliases.get(name, name)) if name in self else None
 
     def systems(self) -> dict[str, type[Network]]:
         """The published systems by name."""
@@ -117,9 +128,10 @@ class ModelZoo:
             ValueError: no such model, or one that is not of a published system.
         """
         self._check(name)
+        model = self._aliases.get(name, name)
         for cls in self._systems.values():
             for arch in cls.archs:
-                if name == cls.model_name(arch):
+                if model == cls.model_name(arch):
                     return cls, arch
         raise ValueError(f"{name} is no published system of {self.name}")
 
@@ -136,26 +148,32 @@ class ModelZoo:
 
         Args:
             name: one of :meth:`list_models`.
-            pretrained: weights: a path, or a URL with its digest (``https://...#sha256=<64 hex digits>``).
-                Where ``num_classes`` is given, last layers for another number of classes stay as they are
-                initialised, and a warning names them.
+            pretrained: weights: a path, or a URL with its digest (``https://...#sha256=<64 hex digits>``), or
+                True for those that are shipped, of the names in ``list_models(pretrained=True)``.
+                Where ``num_classes`` (or ``num_parts``) is given, last layers for another number of them stay
+                as they are initialised, and a warning names them.
             **kwargs: of the model; ``in_chans`` is timm's name of ``in_channels``.
 
         Raises:
-            ValueError: no such model, or ``pretrained=True``: no weights are shipped.
+            ValueError: no such model, or ``pretrained=True`` of one whose weights are not shipped.
             CheckpointError: the weights cannot be read, or are not those of this network.
         """
         self._check(name)
         if pretrained is True:
-            raise ValueError(
-                f"{name}: pretrained=True, but no weights are shipped; wanted pretrained='FILE' or "
-                "'URL#sha256=DIGEST', of a run or of tools/convert_checkpoint.py"
-            )
+            card = self.find_card(name)
+            if card is None:
+                shipped = ", ".join(self.list_models(pretrained=True)) or "none"
+                raise ValueError(
+                    f"{name}: pretrained=True, but its weights are not shipped, as those of {shipped} are; "
+                    "wanted pretrained='FILE' or 'URL#sha256=DIGEST', of a run or of "
+                    "tools/convert_checkpoint.py"
+                )
+            pretrained = card.path
         if "in_chans" in kwargs:
             kwargs["in_channels"] = kwargs.pop("in_chans")
         model = self._builders[name](**kwargs)
         if pretrained:
-            load_pretrained(model, pretrained, kwargs.get("num_classes"))
+            load_pretrained(model, pretrained, kwargs.get("num_classes", kwargs.get("num_parts")))
         return model
 
     # ------------------------------------------------------------------------------------ published weights

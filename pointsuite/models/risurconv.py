@@ -333,6 +333,9 @@ class RISurConvClassifier(CloudNetwork):
             yield "cls", options, dict(state_dict)
 
 
+ZOO.register_alias("risurconv_s", "risurconv_s_cls")
+
+
 # ---------------------------------------------------------------------------------------- published weights
 
 KEEP = (r".*", r"\g<0>")  # the last of rules that leave other keys as they are

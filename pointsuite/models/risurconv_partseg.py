@@ -221,7 +221,4 @@ class RISurConvPartSegmenter(CloudNetwork):
             yield "", options, dict(state_dict)
 
 
-@ZOO.register_model
-def risurconv_s_partseg(**kwargs) -> RISurConvPartSegmenter:
-    """Another name of `risurconv_partseg_s`."""
-    return RISurConvPartSegmenter.create("s", **kwargs)
+ZOO.register_alias("risurconv_s_partseg", "risurconv_partseg_s")

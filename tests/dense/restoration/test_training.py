@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 train, test = load_tool("train"), load_tool("test")
 SMALL_EDSR = f"""
 _base_ = "{CONFIGS}/edsr/edsr-s_srx2_t91.py"
-model = dict(network=dict(arch=dict(channels=12, depth=1)))
+model = dict(network=dict(arch=dict(_delete_=True, channels=12, depth=1, scaling=1.0)))
 custom_hooks = [dict(type="EMAHook", momentum=0.05)]
 """
 
@@ -78,6 +78,8 @@ def test_super_resolution(data, tmp_path):
     picture = np.asarray(Image.open(pictures[0]))
     assert picture.shape[0] > 40 and picture.shape[1:] == (3 * 52 + 2 * 4, 3)  # with headings
     np.testing.assert_array_equal(picture[-40:, -52:], np.asarray(Image.open(data / "Set5/0.png")))
+    report = (tmp_path / "test/report.html").read_text()
+    assert report.count("<img ") == 3 and "PSNR " in report
 
     restorer = Restorer(config, tmp_path / "whole/epoch_4.pth", device="cpu")
     restorer(data / "BSD68/0.png", tmp_path / "large.png")
