@@ -1,5 +1,8 @@
 # make setup | train | test | test-all | docs | bench | lint | clean. Nothing here needs root.
-PYTHON ?= python3
+# the Python that was tested most comes first; PYTHON=... names another
+PYTHONS := python3.11 python3.12 python3.13 python3.14 python3.10 python3
+CAN_BUILD := import sys, ensurepip, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))
+PYTHON ?= $(shell for python in $(PYTHONS); do $$python -c '$(CAN_BUILD)' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -12,8 +15,8 @@ WORK_DIR := work_dirs/risurconv-s_kicad
 setup: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 12) or sys.exit("pointsuite wants Python 3.10 to 3.12, found %d.%d: make PYTHON=python3.11 ..." % v)'
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing; install it with: apt-get install python3-venv" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "make: found none of $(PYTHONS) that has venv, wanted Python 3.10 to 3.14: apt-get install python3-venv, or make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c '$(CAN_BUILD)' 2>/dev/null || { echo "make: $(PYTHON): found $$($(PYTHON) -V 2>&1 | tail -n 1), wanted Python 3.10 to 3.14 with venv (apt-get install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

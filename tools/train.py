@@ -30,6 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="with --resume: learning rates and their schedule from the config, not from the checkpoint",
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision in bfloat16, on GPU or CPU")
+    parser.add_argument(
+        "--strategy",
+        choices=["ddp", "fsdp"],
+        help="of several processes: each holds all (ddp, the default), or parameters, gradients and the "
+        "optimiser's state are split over them (fsdp)",
+    )
+    command.add_report_option(parser)
     args = parser.parse_args(argv)
     if args.new_schedule and args.resume is None:
         raise UsageError("--new-schedule is for --resume, which is not there")
@@ -41,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UsageError(f"{args.config}: has no {key!r}, wanted the config of a training run")
     if args.amp:
         cfg.optim_wrapper.type = "pointsuite.AmpOptimWrapper"
+    if args.strategy is not None:
+        cfg.strategy = args.strategy
     if args.resume is not None:
         cfg.resume, cfg.new_schedule = True, args.new_schedule
         cfg.load_from = None if args.resume == "auto" else args.resume

@@ -136,6 +136,7 @@ class PromptTuning(BaseBackbone):
     """
 
     archs = {"vit_base": {"trunk": {"type": "dense.ViT", "arch": ViT.archs["base"]}}}
+    used_in_parts = ("trunk.blocks",)  # prompts go through norms and projections
 
     def __init__(
         self,

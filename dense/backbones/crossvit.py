@@ -164,6 +164,8 @@ class TwoBranchHead(ClassificationHead):
     Pre-logits are both class tokens in one vector.
     """
 
+    used_in_parts = ("branches",)
+
     def __init__(self, embed_dims: Sequence[int], num_classes: int):
         super().__init__(sum(embed_dims), None)
         self.branches = nn.ModuleList()
@@ -254,6 +256,7 @@ class CrossViT(BaseBackbone):
         **kwargs: see :class:`~dense.base.backbone.BaseBackbone`; ``out_indices`` are stages.
     """
 
+    used_in_parts = ("branches",)
     paper = (
         'Chen, Fan, Panda, "CrossViT: Cross-Attention Multi-Scale Vision Transformer for Image '
         'Classification", ICCV 2021, arXiv 2103.14899'

@@ -79,6 +79,8 @@ class DilatedReparam(ReparameterizedConv):
         kernel_size: of the large one, a key of :data:`BRANCHES`.
     """
 
+    used_in_parts = ("small",)
+
     def __init__(self, channels: int, kernel_size: int):
         if kernel_size not in BRANCHES:
             raise ValueError(f"kernel_size must be one of {list(BRANCHES)}, found {kernel_size}")

@@ -5,10 +5,8 @@ size, estimates the normals that are missing, checks how many there are and writ
 """
 
 import argparse
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from pointsuite.engine.files import FileError, read_text
+from pointsuite.engine.workers import add_workers, run_workers
 from pointsuite.io import PointFileError
 from pointsuite.io.hdf5 import open_hdf5
 from pointsuite.io.point_file import single_precision, split_lines
@@ -274,9 +273,7 @@ def add_arguments(
     )
     parser.add_argument("--float32", action="store_true", help="store float32, not int16 and int8")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: %(default)s)"
-    )
+    add_workers(parser)
     parser.add_argument(
         "--allow-partial",
         action="store_true",
@@ -309,9 +306,8 @@ def prepare(
         DatasetError: without ``args.allow_partial``, a shape that cannot be used or a count that is not the
             published one; always, a split without shapes.
     """
-    for option in ("num_points", "workers"):
-        if getattr(args, option) < 1:
-            raise DatasetError(f"--{option.replace('_', '-')} is {getattr(args, option)}, wanted at least 1")
+    if args.num_points < 1:
+        raise DatasetError(f"--num-points is {args.num_points}, wanted at least 1")
     recipe = Recipe(args.num_points, args.sampling, normalize, args.orient, args.seed)
     splits, lines = {}, []
     for split, items in shapes.items():
@@ -369,19 +365,8 @@ def _read_one(item: Any, read: Callable[[Any], Shape], recipe: Recipe) -> Shape 
 
 def _read_all(items, read, recipe, workers) -> tuple[list[Shape], list[str]]:
     job = partial(_read_one, read=read, recipe=recipe)
-    if workers == 1:
-        done = list(map(job, items))
-    else:
-        with ProcessPoolExecutor(workers, initializer=_one_thread) as pool:
-            done = list(pool.map(job, items, chunksize=16))
+    done = list(run_workers(job, items, workers))
     return [d for d in done if isinstance(d, Shape)], [d for d in done if isinstance(d, str)]
-
-
-def _one_thread() -> None:
-    """A worker is a thread's worth of work, and OpenMP's threads do not survive a fork."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def same(shape: Shape) -> Shape:

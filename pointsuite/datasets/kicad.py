@@ -12,7 +12,6 @@ import argparse
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pointsuite.engine.files import read_bytes, walk_files
+from pointsuite.engine.workers import add_workers, run_workers
 from pointsuite.io import PointFileError
 from pointsuite.io.arrays import load_npz
 from pointsuite.io.triangulate import triangulate
@@ -196,7 +196,7 @@ def _sample_file(path: Path, num_points: int, seed: int):
 
 
 def load_folder(
-    root: Path, classes: Sequence[str], num_points: int, seed: int = 0, workers: int | None = None
+    root: Path, classes: Sequence[str], num_points: int, seed: int = 0, workers: int = 1
 ) -> tuple[Shapes, list[str]]:
     """Sample the models of ``classes`` among the .wrl files below ``root``.
 
@@ -208,9 +208,8 @@ def load_folder(
     ]
     if not files:
         raise DatasetError(f"{root}: no .wrl file of a wanted class, wanted folders as in KiCad's 3dmodels")
-    with ProcessPoolExecutor(workers) as pool:
-        job = partial(_sample_file, num_points=num_points, seed=seed)
-        sampled = list(pool.map(job, files, chunksize=32))
+    job = partial(_sample_file, num_points=num_points, seed=seed)
+    sampled = list(run_workers(job, files, workers))
     good = {path: arrays for path, arrays in zip(files, sampled, strict=True) if not isinstance(arrays, str)}
     bad = [f"{path}: {why}" for path, why in zip(files, sampled, strict=True) if isinstance(why, str)]
     if not good:
@@ -356,6 +355,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-train-per-class", type=int, default=150)
     parser.add_argument("--max-test-per-class", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    add_workers(parser)
 
 
 def prepare(args: argparse.Namespace) -> str:
@@ -365,7 +365,7 @@ def prepare(args: argparse.Namespace) -> str:
             raise DatasetError(f"--{option.replace('_', '-')} is {getattr(args, option)}, wanted at least 1")
     classes = list(dict.fromkeys(args.classes))
     if args.source.is_dir():
-        shapes, bad = load_folder(args.source, classes, args.num_points, args.seed)
+        shapes, bad = load_folder(args.source, classes, args.num_points, args.seed, args.workers)
     elif args.source.is_file():
         shapes, bad = load_packed(args.source, classes, args.num_points), []
     else:

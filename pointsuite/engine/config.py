@@ -28,6 +28,7 @@ READ_FROM_CONFIG = (
     "model_wrapper_cfg",
     "new_classes",
     "new_schedule",
+    "strategy",
     "sync_bn",
 )
 OF_A_RUN = {*inspect.signature(mmengine.runner.Runner).parameters, *READ_FROM_CONFIG}

@@ -94,6 +94,7 @@ class OAT(Network, nn.Module):
         "books": {"grid": (6, 14), **_common, "table": (14, 86)},
     }
     num_parameters = dict.fromkeys(archs, 18_255_843)  # of those published, what is used
+    used_in_parts = ("decoder", "pointers")  # keys and values of the picture are computed once
     example_sizes = ((60, 48), (48, 52))
     example_arch = {
         "grid": (2, 3),

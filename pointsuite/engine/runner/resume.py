@@ -11,12 +11,15 @@ from typing import Any
 
 import mmengine
 import torch
+from mmengine.device import get_device
 from mmengine.dist import all_gather_object, all_reduce, is_main_process
+from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from ..checkpoint import (
     CheckpointError,
@@ -32,12 +35,25 @@ from ..checkpoint import (
 from ..errors import one_line
 from ..files import list_files
 from ..randomness import get_random_state, set_random_state
+from ..sharding import (
+    Fsdp,
+    check_optimizer,
+    count_numbers,
+    gather,
+    split_like,
+    split_model,
+    split_optimizer,
+    split_optimizer_state,
+)
 from .fingerprint import fingerprint
 from .loops import EpochBasedTrainLoop
 
 
 class Resumable:
     """Mixed into MMEngine's Runner: its checkpoints, how they are written, and how a run goes on from one."""
+
+    _strategy: Fsdp | None = None  # by which the model is going to be split, or is
+    _is_split = False
 
     @property
     def _bare_model(self) -> nn.Module:
@@ -57,7 +73,7 @@ class Resumable:
         """See MMEngine; called in every process, writes in the main one, to the local file system only."""
         random_states = all_gather_object(to_plain(get_random_state()))
         gradients = self._accumulated_gradients()
-        if not is_main_process():
+        if not is_main_process() and not self._is_split:
             return
         loop = self.train_loop
         meta = dict(meta or {})
@@ -93,7 +109,10 @@ class Resumable:
                 lambda scheduler: scheduler.state_dict(), self.param_schedulers
             )
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
-        save_checkpoint(checkpoint, Path(out_dir) / filename)
+        if self._is_split:
+            checkpoint = gather(checkpoint, keep=is_main_process())
+        if is_main_process():
+            save_checkpoint(checkpoint, Path(out_dir) / filename)
 
     @cached_property
     def _data_fingerprint(self) -> dict[str, str]:
@@ -107,7 +126,8 @@ class Resumable:
             if parameter.grad is not None
         }
         for gradient in gradients.values():
-            all_reduce(gradient, "mean")
+            if not isinstance(gradient, DTensor):  # that of split parameters is the mean
+                all_reduce(gradient, "mean")
         return gradients
 
     def _message_hub_state(self) -> dict[str, Any]:
@@ -168,8 +188,11 @@ class Resumable:
         return checkpoint
 
     def load_or_resume(self) -> None:
-        if self._has_loaded:
-            return
+        if not self._has_loaded:
+            self._load_or_resume()
+        self._split()
+
+    def _load_or_resume(self) -> None:
         if not self._resume:
             if self._load_from is not None:
                 self.load_checkpoint(self._load_from)
@@ -184,6 +207,27 @@ class Resumable:
             self.logger.warning(f"{self.work_dir} holds no checkpoint to resume from: training starts anew.")
         else:
             self.resume(path)
+
+    def _split(self) -> None:
+        """Split model, averaged model and optimiser as ``strategy`` says, once the weights are in them."""
+        if self._strategy is None or self._is_split:
+            return
+        device, uneven = get_device(), bool(self.cfg.get("find_unused_parameters"))
+        if is_built := not isinstance(self.optim_wrapper, (dict, type(None))):
+            check_optimizer(self.optim_wrapper)
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        split_model(self.model, self._strategy, device, uneven)
+        for hook in self.hooks:
+            if isinstance(hook, EMAHook):
+                average = hook.ema_model
+                split_model(average.module, self._strategy, device)
+                split = average.module.state_dict() if average.update_buffers else None
+                average.avg_parameters = split or dict(average.module.named_parameters())
+        if is_built:
+            split_optimizer(self.optim_wrapper, names, self.model, uneven)
+        self._is_split = True
+        held, total = count_numbers(list(self.model.parameters()))
+        self.logger.info(f"strategy fsdp: this process holds {held:,} of {total:,} parameters")
 
     def resume(
         self,
@@ -203,6 +247,7 @@ class Resumable:
                 data set or the length of an epoch are others.
         """
         checkpoint = self.load_checkpoint(filename, map_location)
+        self._split()
         wanted = ["meta", "message_hub", "random_states"]
         wanted += ["optimizer"] * resume_optimizer
         wanted += ["param_schedulers"] * (resume_param_scheduler and self.param_schedulers is not None)
@@ -234,10 +279,13 @@ class Resumable:
             groups = [group for wrapper in _each(self.optim_wrapper) for group in wrapper.param_groups]
             given = [{key: value for key, value in group.items() if key != "params"} for group in groups]
             with _continuing(filename, "optimizer"):
-                self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+                state = checkpoint["optimizer"]
+                self.optim_wrapper.load_state_dict(
+                    split_optimizer_state(state, self.optim_wrapper) if self._is_split else state
+                )
                 for name, gradient in checkpoint.get("gradients", {}).items():
                     parameter = self._bare_model.get_parameter(name)
-                    parameter.grad = gradient.to(parameter.device)
+                    parameter.grad = split_like(gradient.to(parameter.device), parameter)
             if new_schedule:
                 groups = [group for wrapper in _each(self.optim_wrapper) for group in wrapper.param_groups]
                 for group, options in zip(groups, given, strict=True):

@@ -37,6 +37,7 @@ from ..errors import UsageError, nearest
 from ..loader import Loader
 from ..lock import find_holder, hold_folder
 from ..randomness import seed_everything
+from ..sharding import explain_split, read_strategy
 from ..sync_batch_norm import allow_cpu, synchronize_batch_norms
 from .hooks import StopRequest
 from .loops import EndlessBatches, EpochBasedTrainLoop
@@ -51,6 +52,7 @@ DEFAULT_HOOKS = {
     "batch_of_one": {"type": "pointsuite.BatchOfOneHook"},
     "progress_bar": {"type": "pointsuite.ProgressBarHook"},
     "interrupt": {"type": "pointsuite.InterruptHook"},
+    "report": {"type": "pointsuite.ReportHook"},
 }
 
 # long listings, which hide what matters on a terminal, and a warning that is wrong here
@@ -86,6 +88,8 @@ class Runner(Resumable, mmengine.runner.Runner):
 
     - ``sync_bn="torch"``: batch norms see the rows of all processes, on any device and backend (see
       :mod:`~pointsuite.engine.sync_batch_norm`). Off by default.
+    - ``strategy="fsdp"``: where there are several processes, parameters, gradients and the optimiser's state
+      are split over them (see :mod:`~pointsuite.engine.sharding`). Checkpoints stay whole.
     - ``compile=True`` or ``compile=dict(backend=..., mode=...)``: ``torch.compile`` of the method
       ``forward_geometry`` of every module that has one; geometry before it stays as it is. A model without
       such modules is compiled whole, as in MMEngine. The default backend, inductor, calls a C++ compiler on
@@ -124,22 +128,37 @@ class Runner(Resumable, mmengine.runner.Runner):
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        strategy = read_strategy(self.cfg.get("strategy"))
         if not self.distributed or is_model_wrapper(model):
+            if strategy is not None:
+                self.logger.info("strategy fsdp: one process: nothing is split")
             return super().wrap_model(model_wrapper_cfg, model)
-        sync_bn = self.cfg.pop("sync_bn", None)
+        sync_bn = self.cfg.get("sync_bn")
         if sync_bn == "torch":
             synchronize_batch_norms(model)
         elif sync_bn is not None:
             raise ValueError(f"sync_bn must be 'torch' or None, found {sync_bn!r}")
-        if get_device() == "cpu":  # where DistributedDataParallel takes no device
+        if get_device() == "cpu":
             allow_cpu(model)
+        if strategy is not None:
+            self._check_strategy()
+            self._strategy = strategy
+            return model  # stays in the machine's memory until it is split
+        if get_device() == "cpu":  # where DistributedDataParallel takes no device
             options = {"find_unused_parameters": self.cfg.get("find_unused_parameters", False)}
             options.update(device_ids=None, broadcast_buffers=False)
             model_wrapper_cfg = {**options, **(model_wrapper_cfg or {})}
-        model = super().wrap_model(model_wrapper_cfg, model)  # finds no sync_bn: it is done
+        self.cfg.pop("sync_bn", None)  # it is done
+        model = super().wrap_model(model_wrapper_cfg, model)
         if sync_bn is not None:
             self.cfg.sync_bn = sync_bn
         return model
+
+    def _check_strategy(self) -> None:
+        """Raise a UsageError where the config wants what cannot be had with ``strategy="fsdp"``."""
+        for key in ("model_wrapper_cfg", "compile", "efficient_conv_bn_eval"):
+            if self.cfg.get(key):
+                raise UsageError(f"strategy 'fsdp': found {key}={self.cfg[key]!r}, wanted the config without")
 
     def _maybe_compile(self, target: str) -> None:
         options = self.cfg.get("compile")
@@ -261,12 +280,15 @@ class Runner(Resumable, mmengine.runner.Runner):
                 return super().train()
             except BaseException as error:
                 self.visualizer.close()  # writes what is still in its buffers
+                self.call_hook("after_failure")
                 if str(error).startswith("Expected more than 1 value per channel when training"):
                     raise UsageError(
                         f"{self.cfg.filename or 'config'}: train_dataloader: the batch of iteration "
                         f"{self.iter + 1} (epoch {self.epoch + 1}) has one sample, which a batch norm cannot "
                         "be trained on; wanted drop_last=True, or another batch_size"
                     ) from error
+                if self._is_split and (reason := explain_split(error)):
+                    raise UsageError(reason) from error
                 raise
 
 

@@ -8,24 +8,53 @@ from pathlib import Path
 import pytest
 import torch
 
+from dense.backbones import ViT
+from pointsuite.engine import command
 from pointsuite.engine.checkpoint import load_checkpoint
 from pointsuite.engine.runner import Runner
+from tests.dense.classification.toy import write_project
 
 from .test_runner import assert_same_run
 from .tiny import make_config, write_config
 from .toy import REPOSITORY
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
+# gradients of the last iteration of an epoch wait for the next
+IMAGES = """
+_base_ = "toy.py"
+model = dict(
+    augments=[],
+    backbone=dict(
+        _delete_=True,
+        type="ViT",
+        arch=dict(ARCH, embed_dims=16, depth=3, num_heads=2, patch_size=4, img_size=16),
+    ),
+)
+train_dataloader = dict(batch_size=2)
+train_cfg = dict(max_epochs=2)
+optim_wrapper = dict(
+    _delete_=True,
+    type="pointsuite.AmpOptimWrapper",
+    accumulative_counts=3,
+    clip_grad=dict(max_norm=0.5),
+    optimizer=dict(type="AdamW", lr=0.003, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0),
+)
+custom_hooks = [dict(type="EMAHook", momentum=0.1)]
+"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where two processes trained ("two"), continued after their first epoch ("rest"), and one trained
-    ("one")."""
+    """Where two processes trained ("two"), continued after their first epoch ("rest"; "split" by FSDP), and
+    one trained ("one"); and two trained on images, with and without FSDP."""
     folder = tmp_path_factory.mktemp("distributed")
+    (folder / "images").mkdir()
+    write_project(folder / "images")
+    (folder / "images" / "vit.py").write_text(IMAGES.replace("ARCH", str(ViT.archs["tiny"])))
     command_line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = subprocess.Popen(
-        [*command_line, WORKER, write_config(folder)],
+        [*command_line, WORKER, write_config(folder), "images/vit.py"],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"},
         stdout=subprocess.PIPE,
@@ -61,8 +90,40 @@ def test_resumed_run_equals_unbroken_run(folder):
     assert_same_run(folder / "two" / "epoch_2.pth", folder / "rest" / "epoch_2.pth")
 
 
+def assert_close_run(found: Path, wanted: Path) -> None:
+    """Two checkpoints have the same keys, shapes and dtypes, and numbers within 1e-6."""
+    found, wanted = load_checkpoint(found), load_checkpoint(wanted)
+    assert list(found) == list(wanted)
+    for part in {"state_dict", "optimizer", "gradients", "ema_state_dict"} & wanted.keys():
+        assert list(found[part]) == list(wanted[part])
+        torch.testing.assert_close(found[part], wanted[part], atol=1e-6, rtol=0)
+
+
+def test_split_run_equals_whole_run(folder):
+    """By FSDP, points in the steps after a resumption and images from the first one on; and back."""
+    assert_close_run(folder / "split" / "epoch_2.pth", folder / "two" / "epoch_2.pth")
+    for epoch in ("epoch_1.pth", "epoch_2.pth"):
+        assert_close_run(folder / "images_fsdp" / epoch, folder / "images_ddp" / epoch)
+    checkpoint = load_checkpoint(folder / "images_fsdp" / "epoch_1.pth")
+    assert checkpoint["gradients"] and checkpoint["optimizer"]["state"] and checkpoint["ema_state_dict"]
+    for run in ("images_rest", "images_back"):
+        assert_close_run(folder / run / "epoch_2.pth", folder / "images_ddp" / "epoch_2.pth")
+
+
+def test_split_run_continues_in_one_process(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder / "images")
+    cfg = command.read_config("vit.py", {"experiment_name": "one_image"}, work_dir=str(tmp_path))
+    cfg.resume, cfg.load_from, cfg.strategy = True, str(folder / "images_fsdp" / "epoch_1.pth"), "fsdp"
+    runner = command.build_runner(cfg)
+    runner.train()
+    assert runner.epoch == 2 and {p.device.type for p in runner.model.parameters()} == {"cpu"}
+    said = next(tmp_path.glob("*/*.log")).read_text()
+    assert "is of 2 processes and this run has 1" in said and "one process: nothing is split" in said
+
+
 def test_processes_leave_nothing_behind(folder):
-    assert {path.name for path in folder.iterdir()} == {"one", "two", "rest", "tiny.py"}
+    images = {"images", "images_ddp", "images_fsdp", "images_rest", "images_back"}
+    assert {path.name for path in folder.iterdir()} == {"one", "two", "rest", "split", "tiny.py", *images}
     assert not list((folder / "two").glob(".*"))
 
 
