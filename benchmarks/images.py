@@ -164,7 +164,8 @@ class StandIn(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = ModuleType(spec.name)
         module.__version__ = "0"
-        module.__getattr__ = lambda name: AnyName(name, (), {})
+        anything = AnyName(spec.name, (), {})
+        module.__getattr__ = lambda name: getattr(anything, name)  # not __file__ and its like
         return module
 
     def exec_module(self, module: ModuleType) -> None:

@@ -4,14 +4,16 @@ Examples:
     python benchmarks/points.py                    # everything, on the CPU
     python benchmarks/points.py knn fps --sizes 1024 4096 --threads 2
     python benchmarks/points.py models --model risurconv_cls
+    python benchmarks/points.py knn ball_query fps --name peers   # after pip install fpsample
     python benchmarks/points.py --device cuda
 
 All that a row compares takes turns in one process, after a warm-up, on one cloud of points on a rough sphere;
-a row gives medians in milliseconds and, in brackets, the time of each relative to ours. What is not installed
-is left out. On a GPU, CUDA events time, and "roofline" is the least that the operator's arithmetic (of all
-pairs, for searches) and memory traffic can take. Models (16 clouds of 1024 points for classifiers, 8 of 2048
-for part segmenters) are timed in units: one is a 2048x2048 float32 matrix product with the same threads.
-Writes benchmark_<device>.json, .txt and .png to `--out`.
+a row gives medians in milliseconds and, in brackets, the time of each relative to ours: median and quartiles
+of the rounds' ratios. What is not installed is left out, and named. On a GPU, CUDA events time, and
+"roofline" is the least that the operator's arithmetic (of all pairs, for searches) and memory traffic can
+take. Models (16 clouds of 1024 points for classifiers, 8 of 2048 for part segmenters) are timed in units: one
+is a 2048x2048 float32 matrix product with the same threads. Writes benchmark_<device>.json, .txt and .png to
+`--out`, or benchmark_<name>_<device>.
 """
 
 import importlib
@@ -26,7 +28,7 @@ from torch.nn.functional import cross_entropy, linear, normalize
 
 from pointsuite import ops
 from pointsuite.engine import command, profiling
-from pointsuite.engine.profiling import take_turns
+from pointsuite.engine.profiling import take_turns, time_turns
 from pointsuite.engine.tables import align_columns
 
 K = 16
@@ -35,6 +37,7 @@ SAMPLES = {1024: 512, 4096: 1024, 16_384: 1024, 65_536: 1000, 262_144: 2000, 1_0
 MATRIX_LIMIT = 16_384  # points: a distance matrix of more is not what one would call
 PORTABLE_LIMIT = 65_536  # points: the portable forms hold large temporaries
 CHANNELS = 64
+LIBRARIES = ("scipy", "open3d", "fpsample", "torch_cluster", "pyg_lib")  # compared with where they are
 
 Peers = dict[str, Callable]
 
@@ -180,8 +183,7 @@ def offset_attention(cloud: Cloud) -> Peers:
     projected = torch.randn(1, cloud.size, K, 48, device=cloud.device, requires_grad=True)
 
     def step(fused):
-        ops.offset_attention(x, projected, -3, fused=fused).sum().backward()
-        x.grad = projected.grad = None
+        torch.autograd.grad(ops.offset_attention(x, projected, -3, fused=fused).sum(), (x, projected))
 
     return {"pointsuite": lambda: step(True), "torch": lambda: step(False)}
 
@@ -239,11 +241,23 @@ def open3d_search(open3d, array: np.ndarray, radius: float | None = None):
 def compare(name: str, size: int, device: str, seconds: float, peaks: tuple[float, float] | None) -> dict:
     """One row: medians of an operator and its peers, and on a GPU the roofline."""
     peers, _, work = OPS[name]
-    row = {"op": name, "points": size, "ms": take_turns(peers(Cloud(size, device)), device, seconds)}
+    times = time_turns(peers(Cloud(size, device)), device, seconds)
+    medians = {peer: float(np.median(ms)) for peer, ms in times.items()}
+    row = {"op": name, "points": size, "ms": medians, "ratios": ratios(times)}
     if peaks:
         arithmetic, numbers = work(size)
         row["roofline"] = 1e3 * max(arithmetic / peaks[0], 4 * numbers / peaks[1])
     return row
+
+
+def ratios(times: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Quartiles of each peer's time relative to ours of the same round."""
+    ours = np.array(times["pointsuite"])
+    return {
+        peer: np.quantile(np.array(ms) / ours, (0.25, 0.5, 0.75)).tolist()
+        for peer, ms in times.items()
+        if peer != "pointsuite"
+    }
 
 
 def gpu_peaks() -> tuple[float, float]:
@@ -292,13 +306,15 @@ def table(report: dict) -> str:
         size = f"{row['batch']} x {row['points']:,}"
         parts = [f"{part} {value:.1f} units" for part, value in row["units"].items()]
         lines.append([row["model"], size, f"unit {row['ms']['unit']:.2f}", *parts])
-    return profiling.format_head(report) + align_columns(lines, left=None) + "\n"
+    absent = f"not installed: {', '.join(report['absent'])}\n" if report["absent"] else ""
+    return profiling.format_head(report) + absent + align_columns(lines, left=None) + "\n"
 
 
 def cells(row: dict) -> list[str]:
     ours = row["ms"]["pointsuite"]
-    others = sorted((value, name) for name, value in row["ms"].items() if name != "pointsuite")
-    found = [f"pointsuite {ours:.3g}", *(f"{name} {ms:.3g} ({ms / ours:.2f}x)" for ms, name in others)]
+    found = [f"pointsuite {ours:.3g}"]
+    for name, (low, middle, high) in sorted(row["ratios"].items(), key=lambda item: item[1][1]):
+        found.append(f"{name} {row['ms'][name]:.3g} ({middle:.2f}x, {low:.2f} to {high:.2f})")
     return found + ([f"roofline {row['roofline']:.3g}"] if "roofline" in row else [])
 
 
@@ -335,6 +351,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=["risurconv_cls", "risurconv_partseg"],
         help="classifiers and part segmenters",
     )
+    parser.add_argument("--name", help="of the files")
     parser.add_argument("--quick", action="store_true", help="small clouds, one model, 3 rounds")
     profiling.add_timing_options(parser, seconds=3)
     args = parser.parse_args(argv)
@@ -347,6 +364,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sizes, models, seconds = (128, 512), ["risurconv_s_cls"], 0
 
     report = profiling.begin_report("benchmarks/points.py", argv, args.device) | {"ops": [], "models": []}
+    report["absent"] = [name for name in LIBRARIES if optional(name) is None]
     peaks = gpu_peaks() if args.device == "cuda" else None
     for name in (name for name in OPS if name in what):
         for size in (size for size in sizes if size <= OPS[name][1]):
@@ -355,7 +373,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "models" in what:
         report["models"] = [time_model(name, args.device, 5 * seconds) for name in models]
 
-    stem = args.out / f"benchmark_{args.device}"
+    stem = args.out / "_".join(filter(None, ("benchmark", args.name, args.device)))
     profiling.write_report(stem, report, table(report))
     if report["ops"]:
         plot(report, stem.with_suffix(".png"))

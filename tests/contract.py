@@ -14,21 +14,12 @@ from torch import Tensor, nn
 from dense.base import BaseBackbone, ClassificationNetwork
 from dense.layers import ConvNorm, ReparameterizedConv, mergeable_layers, switch_to_deploy
 from pointsuite.engine.checkpoint import load_checkpoint, save_checkpoint
+from pointsuite.engine.independence import batch_effect, difference, in_float64
+from pointsuite.engine.independence import find_tensors as tensors
 from pointsuite.engine.network import Network
 
 PACKS = Path(__file__).parent / "parity" / "packs"
 SHARED: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
-
-
-def tensors(output) -> list[Tensor]:
-    """All tensors of floating point in what a network returns, in order."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, (list, tuple)):
-        return [tensor for part in output for tensor in tensors(part)]
-    return []
 
 
 def awaken(network: nn.Module, cls: type[Network]) -> nn.Module:
@@ -62,13 +53,6 @@ def unset_is_nan():
         yield
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-def difference(found, wanted) -> float:
-    """Of two outputs, relative to the size of the second."""
-    pairs = list(zip(tensors(found), tensors(wanted), strict=True))
-    assert pairs
-    return max(((f.double() - w.double()).norm() / w.double().norm()).item() for f, w in pairs)
 
 
 def gradients(network: nn.Module, inputs: tuple) -> dict[str, Tensor | None]:
@@ -133,26 +117,6 @@ def check_batch_independence(network, cls, tmp_path):
     # the order of sums depends on the batch; where a network chooses by its numbers, as queries or keys,
     # their rounding in float32 may choose others
     assert batch_effect(copy.deepcopy(network).double(), in_float64(inputs)) < 1e-9
-
-
-def in_float64(inputs: tuple) -> list:
-    return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
-
-
-def batch_effect(network, inputs) -> float:
-    """The largest change of a sample's outputs by the samples beside it."""
-    whole = tensors(network(*inputs))
-    found = []
-    for first, last in ((0, 1), (1, 2), (2, 3), (3, 4), (0, 2), (0, 3)):
-        parts = tensors(network(*(x[first:last] for x in inputs)))
-        found.append(difference(parts, [cut(y, part, first) for y, part in zip(whole, parts, strict=True)]))
-    return max(found)
-
-
-def cut(whole, part, first):
-    """The samples from ``first`` on; their axis is that by which the outputs differ."""
-    axis = next(i for i, sizes in enumerate(zip(whole.shape, part.shape, strict=True)) if len(set(sizes)) > 1)
-    return whole.narrow(axis, first, part.shape[axis])
 
 
 @torch.no_grad()

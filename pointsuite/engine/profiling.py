@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import os
 import platform
 import shlex
 import statistics
@@ -10,7 +11,8 @@ import sys
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +46,12 @@ def measure_time(function: Callable, device: str, calls: int = 1) -> float:
 
 
 def take_turns(peers: dict[str, Callable], device: str, seconds: float) -> dict[str, float]:
-    """Median milliseconds of each function: 3 rounds, or as many as fit into ``seconds`` (at most 100).
+    """Median milliseconds of each function, see :func:`time_turns`."""
+    return {name: statistics.median(times) for name, times in time_turns(peers, device, seconds).items()}
+
+
+def time_turns(peers: dict[str, Callable], device: str, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of each function by round: 3 of them, or as many as fit into ``seconds`` (at most 100).
 
     A turn repeats a short call for about 5 ms: its neighbours' use of the caches is not its own cost.
     """
@@ -58,7 +65,26 @@ def take_turns(peers: dict[str, Callable], device: str, seconds: float) -> dict[
             break
         for name, function in peers.items():
             times[name].append(measure_time(function, device, calls[name]))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+@contextmanager
+def watch_load() -> Iterator[dict[str, float]]:
+    """What else the machine does meanwhile: the dict gets ``load``, cores that others kept busy (Linux)."""
+    found: dict[str, float] = {}
+    began, others = time.perf_counter(), _others_seconds()
+    yield found
+    seconds = time.perf_counter() - began
+    found["load"] = round(max(0.0, _others_seconds() - others) / max(seconds, 1e-3), 2)
+
+
+def _others_seconds() -> float:
+    """Processor time since the start of the machine that was not this process's, nor its children's."""
+    user, nice, system, _, _, *interrupts = map(
+        int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
+    )
+    busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+    return busy - sum(os.times()[:4])
 
 
 # ------------------------------------------------------------------------------ operations and memory

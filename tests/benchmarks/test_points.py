@@ -8,7 +8,8 @@ from tests.tools.load import BENCHMARKS, load_tool
 tool = load_tool("points", BENCHMARKS)
 
 
-def test_quick_run_covers_every_operator_and_a_model(tmp_path, capsys):
+def test_quick_run_covers_every_operator_and_a_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tool, "LIBRARIES", ("scipy", "no_such_library"))
     tool.main(["--quick", "--out", str(tmp_path)])
     report = json.loads((tmp_path / "benchmark_cpu.json").read_text())
     assert {row["op"] for row in report["ops"]} == set(tool.OPS)
@@ -18,6 +19,7 @@ def test_quick_run_covers_every_operator_and_a_model(tmp_path, capsys):
     assert all(value > 0 for value in report["models"][0]["units"].values())
     assert report["command"].startswith("python benchmarks/points.py --quick")
     text = (tmp_path / "benchmark_cpu.txt").read_text()
+    assert report["absent"] == ["no_such_library"] and "not installed: no_such_library\n" in text
     assert text in capsys.readouterr().out
     assert "torch cdist + topk" in text and "training step" in text
     assert (tmp_path / "benchmark_cpu.png").read_bytes().startswith(b"\x89PNG")
@@ -34,8 +36,11 @@ def test_every_exported_operator_is_timed():
 
 
 def test_ratios_are_relative_to_ours_and_the_fastest_comes_first():
-    row = {"ms": {"slow": 8.0, "pointsuite": 2.0, "fast": 1.0}, "roofline": 0.5}
-    assert tool.cells(row) == ["pointsuite 2", "fast 1 (0.50x)", "slow 8 (4.00x)", "roofline 0.5"]
+    times = {"slow": [8.0, 8, 9, 8, 16], "pointsuite": [2.0, 2, 3, 2, 2], "fast": [1.0, 1, 1, 1, 1]}
+    row = {"ms": {name: ms[0] for name, ms in times.items()}, "roofline": 0.5, "ratios": tool.ratios(times)}
+    fast, slow = "fast 1 (0.50x, 0.50 to 0.50)", "slow 8 (4.00x, 4.00 to 4.00)"
+    assert tool.cells(row) == ["pointsuite 2", fast, slow, "roofline 0.5"]
+    assert tool.ratios({"pointsuite": [1.0, 2, 1], "other": [1.0, 4, 3]}) == {"other": [1.5, 2, 2.5]}
 
 
 def test_missing_libraries_are_left_out(monkeypatch):

@@ -1,6 +1,9 @@
 """What is counted, against counts by hand."""
 
 import itertools
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -90,3 +93,26 @@ def test_peers_take_turns_and_short_calls_repeat():
     assert turns == ["slow", "fast"] * 5  # compile, calibrate, 3 rounds
     assert calls.count("slow") == 5 and calls.count("fast") > 50
     assert found["slow"] >= 6 and 0 < found["fast"] < 1
+
+
+def test_rounds_are_told_one_by_one():
+    found = profiling.time_turns({"a": lambda: None, "b": lambda: time.sleep(0.001)}, "cpu", 0)
+    assert {name: len(times) for name, times in found.items()} == {"a": 3, "b": 3}
+    assert min(found["b"]) >= 1 > max(found["a"])
+
+
+def test_load_is_that_of_others():
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        with profiling.watch_load() as found:
+            time.sleep(0.5)
+    finally:
+        process.kill()
+        process.wait()
+    assert 0.02 < found["load"] <= os.cpu_count() + 0.1
+    others = profiling._others_seconds()
+    before, began = time.process_time(), time.perf_counter()
+    while time.process_time() < before + 0.2:  # one's own does not count
+        pass
+    free = os.cpu_count() * (time.perf_counter() - began) - 0.2
+    assert profiling._others_seconds() - others < free + 0.05
