@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pointsuite  # before PyTorch: it sets how threads wait  # isort: skip
 import torch
+from points import make_calls
 from torch import nn
-from torch.nn.functional import cross_entropy, normalize
 
 from pointsuite.engine import command, profiling
 from pointsuite.engine.part_times import time_parts
@@ -47,46 +47,18 @@ def name_parts(network: nn.Module) -> dict[nn.Module, str]:
     return parts | {module: name for name, module in network.named_children() if name == "head"}
 
 
-def build(name: str, batch: int, points: int) -> tuple[nn.Module, Callable, Callable]:
-    """A network, its evaluation and its training step, on random clouds."""
-    torch.manual_seed(0)
-    network = pointsuite.create_model(name)
-    clouds = torch.randn(batch, points, 6)
-    clouds[..., 3:] = normalize(clouds[..., 3:], dim=-1)
-    inputs = (clouds, *network.example_inputs(batch, points)[1:]) if name.endswith("partseg") else (clouds,)
-    with torch.no_grad():
-        classes = network.eval()(*inputs).flatten(0, -2)
-    labels = torch.randint(0, classes.shape[1], (len(classes),))
-    optimizer = torch.optim.Adam(network.parameters(), fused=True)
-
-    @torch.inference_mode()
-    def evaluation():
-        network.eval()(*inputs)
-
-    def training_step():
-        network.train()
-        optimizer.zero_grad()
-        cross_entropy(network(*inputs).flatten(0, -2), labels).backward()
-        optimizer.step()
-
-    return network, evaluation, training_step
-
-
 def measure(name: str, batch: int, points: int, rounds: int) -> dict:
     """Units of the whole and of its parts, medians over the rounds; in a round of either all take turns."""
-    network, evaluation, training_step = build(name, batch, points)
-    matrix = torch.randn(2048, 2048)
-    calls = {"unit": lambda: matrix @ matrix, "evaluation": evaluation, "training step": training_step}
+    network, calls = make_calls(name, batch, points, "cpu")
     marks = name_parts(network), OPERATORS
     for call in calls.values():  # compile
         call()
     # all that is timed as a whole first: what the profiler keeps would slow it down
     whole = [{what: measure_time(call, "cpu") for what, call in calls.items()} for _ in range(rounds)]
-    parts = [(time_parts(evaluation, *marks), time_parts(training_step, *marks)) for _ in range(rounds)]
+    told = ("evaluation", "training step")
+    parts = [[time_parts(calls[what], *marks) for what in told] for _ in range(rounds)]
     unit = statistics.median(ms["unit"] for ms in whole)
-    units = {
-        what: statistics.median(ms[what] / ms["unit"] for ms in whole) for what in calls if what != "unit"
-    }
+    units = {what: statistics.median(ms[what] / ms["unit"] for ms in whole) for what in told}
 
     def median(of_round: Callable) -> float:
         return statistics.median(map(of_round, parts)) / unit

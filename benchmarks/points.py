@@ -269,11 +269,10 @@ def gpu_peaks() -> tuple[float, float]:
     return card.multi_processor_count * lanes * 2 * card.clock_rate * 1e3, 2e3 * block.numel() / copy
 
 
-def time_model(name: str, device: str, seconds: float) -> dict:
-    """Evaluation and training step of a classifier or part segmenter, in units of one matrix product."""
+def make_calls(name: str, batch: int, size: int, device: str) -> tuple[torch.nn.Module, dict[str, Callable]]:
+    """A classifier or part segmenter, and what is timed of it on random clouds; a unit is one product."""
     torch.manual_seed(0)
-    segments = name.endswith("_partseg")
-    batch, size = (8, 2048) if segments else (16, 1024)
+    segments = "partseg" in name
     options = {"num_parts": 50, "num_categories": 16} if segments else {"num_classes": 40}
     network = pointsuite.create_model(name, **options).to(device)
     points = torch.randn(batch, size, 6, device=device)
@@ -293,8 +292,15 @@ def time_model(name: str, device: str, seconds: float) -> dict:
         cross_entropy(network(*inputs).flatten(0, -2), labels).backward()
         optimizer.step()
 
-    parts = {"unit": lambda: matrix @ matrix, "evaluation": evaluation, "training step": training_step}
-    times = take_turns(parts, device, seconds)
+    calls = {"unit": lambda: matrix @ matrix, "evaluation": evaluation, "training step": training_step}
+    return network, calls
+
+
+def time_model(name: str, device: str, seconds: float) -> dict:
+    """Evaluation and training step of a classifier or part segmenter, in units of one matrix product."""
+    batch, size = (8, 2048) if "partseg" in name else (16, 1024)
+    _, calls = make_calls(name, batch, size, device)
+    times = take_turns(calls, device, seconds)
     units = {part: times[part] / times["unit"] for part in ("evaluation", "training step")}
     return {"model": name, "batch": batch, "points": size, "ms": times, "units": units}
 

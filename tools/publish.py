@@ -137,7 +137,6 @@ def run_test(cfg, path: Path) -> tuple[dict[str, float], int]:
     """Numbers among the results of a test, and the size of its data."""
     with tempfile.TemporaryDirectory() as place:
         cfg.work_dir, cfg.load_from, cfg.resume = place, str(path), False
-        cfg.experiment_name = Path(place).name  # a visualizer of that name would write where it wrote before
         runner = command.build_runner(cfg)
         found = runner.test()
         size = len(runner.test_dataloader.dataset)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from pointsuite.engine import command
 
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 NEIGHBOURS = 32  # of a point whose normal is estimated
 
 
@@ -127,7 +126,11 @@ def _wants_items(args: argparse.Namespace) -> bool:
     """Whether a page of images or of predictions is wanted."""
     path = Path(args.input)
     page = args.out and Path(args.out).suffix.lower() in (".html", ".htm")
-    return bool(page) and (path.is_dir() or path.suffix.lower() in (".json", *IMAGES))
+    if not page:
+        return False
+    from pointsuite.report import is_image
+
+    return path.is_dir() or path.suffix.lower() == ".json" or is_image(path)
 
 
 def _items(args: argparse.Namespace) -> None:

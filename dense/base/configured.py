@@ -15,9 +15,9 @@ from torch import nn
 
 from pointsuite.engine.checkpoint import CheckpointError
 from pointsuite.engine.errors import UsageError
+from pointsuite.engine.images import SUFFIXES
 from pointsuite.engine.network import Network
 
-from .images import SUFFIXES
 from .task import Predictor
 
 PACKAGE = Path(__file__).parents[1]

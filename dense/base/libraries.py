@@ -4,11 +4,12 @@ Each function here is given a module of theirs when it has just been imported (s
 :mod:`~dense.compat.wheels`), whoever imports it, and puts ours in the place of some methods. So it holds for
 any config of theirs, too.
 
-- Images and masks come in by the one door, :func:`~.images.open_image`: ``LoadImageFromFile`` decodes as
-  everywhere in this package (colours blue first), whatever its ``imdecode_backend``; only ``tifffile``, for
-  images of more channels, reads as before. An image is upright as EXIF says, unless its annotations (width
-  and height in COCO's format, the size of its mask) are of the image as it is stored, or ``color_type`` asks
-  for that; where nothing tells, it is refused, as is one of another size than its annotations say.
+- Images and masks come in by the one door, :func:`~pointsuite.engine.images.open_image`:
+  ``LoadImageFromFile`` decodes as everywhere in this package (colours blue first), whatever its
+  ``imdecode_backend``; only ``tifffile``, for images of more channels, reads as before. An image is upright
+  as EXIF says, unless its annotations (width and height in COCO's format, the size of its mask) are of the
+  image as it is stored, or ``color_type`` asks for that; where nothing tells, it is refused, as is one of
+  another size than its annotations say.
 - Files in COCO's format are read by :func:`~.coco.read_coco`. Labels follow the names of
   ``metainfo.classes``, in any order; a name that the file lacks is refused.
 - Masks hold one label a pixel, each that of a class or ``ignore_index``.
@@ -29,10 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from pointsuite.engine.errors import UsageError, nearest, one_line
-from pointsuite.engine.runner.preflight import check_names
-
-from .coco import read_coco
-from .images import (
+from pointsuite.engine.images import (
     check_size,
     deep_levels,
     open_image,
@@ -44,6 +42,9 @@ from .images import (
     to_rgb,
     upright,
 )
+from pointsuite.engine.runner.preflight import check_names
+
+from .coco import read_coco
 
 Palette = list[tuple[int, int, int]]
 

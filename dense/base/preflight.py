@@ -10,9 +10,9 @@ from mmengine.dataset import BaseDataset
 from torch import nn
 
 from pointsuite.engine.errors import UsageError
+from pointsuite.engine.images import check_size, open_image, orient, read_head, read_labels
 from pointsuite.engine.runner.preflight import find_classes, register_check
 
-from .images import check_size, open_image, orient, read_head, read_labels
 from .libraries import check_labels
 
 MOST, OPENED = 5000, 16  # samples that are looked at, and of which files are opened

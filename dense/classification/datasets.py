@@ -16,9 +16,9 @@ import torch
 from mmengine.logging import print_log
 
 from pointsuite.engine.files import decode_text, open_regular, read_bytes, read_text
+from pointsuite.engine.images import SUFFIXES, find_images
 
 from ..base.datasets import SeededDataset
-from ..base.images import SUFFIXES, find_images
 from ..registry import DATASETS
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of Debian's package dataset-fashion-mnist

@@ -11,10 +11,11 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor, nn
 
+from pointsuite.engine.images import SUFFIXES, to_colour
 from pointsuite.engine.predictor import Prediction, resolve_types
 
 from ..base import Predictor
-from ..base.images import SUFFIXES, LoadImage, to_colour
+from ..base.images import LoadImage
 from ..base.preprocessors import StackImages
 from ..base.task import group_by_shape
 from ..registry import TRANSFORMS

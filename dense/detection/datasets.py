@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from pointsuite.engine.files import list_files
+from pointsuite.engine.images import open_image, read_labels
 from pointsuite.engine.workers import add_workers, run_workers
-
-from ..base.images import open_image, read_labels
 
 HELP = "Penn-Fudan pedestrians (PennFudanPed) to COCO json with boxes and masks"
 OFFERED = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"

@@ -21,8 +21,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from pointsuite.engine.images import read_rgb, to_colour
+
 from ..base.configured import ConfiguredPredictor
-from ..base.images import LoadImage, to_colour
 from ..base.task import group_by_shape
 from . import visualization  # noqa: F401  registers the visualizer
 
@@ -180,7 +181,7 @@ class DetInferencer(ConfiguredPredictor, StockInferencer):
         pictures = []
         for image, found in zip(inputs, preds, strict=True):
             if isinstance(image, str):
-                name, image = self._names[image][0], LoadImage()({"img_path": image})["img"][..., ::-1]
+                name, image = self._names[image][0], read_rgb(image)[..., ::-1]
             else:
                 name = f"{self.num_visualized_imgs:08d}.jpg"
             self.visualizer.add_datasample(

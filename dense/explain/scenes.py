@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..base.images import LoadImage
+from pointsuite.engine.images import read_rgb
+
 from ..classification.datasets import ImageFolder
 from ..classification.transforms import PackImage
 from ..registry import DATASETS, TRANSFORMS
@@ -88,7 +89,7 @@ class ClutterScenes(ImageFolder):
         """A picture (H, W, 3); small ones are kept, for a scene takes several."""
         picture = self._pictures.get(path)
         if picture is None:
-            picture = LoadImage()({"img_path": path})["img"]
+            picture = read_rgb(path)
             if picture.size <= KEPT:
                 self._pictures[path] = picture
         return picture

@@ -10,11 +10,11 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from pointsuite.engine.images import SUFFIXES, read_rgb, to_colour
 from pointsuite.engine.predictor import add_suffix
 
 from ..base import Predictor
 from ..base.captions import write_image
-from ..base.images import SUFFIXES, LoadImage, to_colour
 from .model import ScanpathModel
 from .transforms import CutObjects, PackScanpaths
 from .visualization import draw_scanpath
@@ -147,4 +147,4 @@ class ScanpathPredictor(Predictor):
     def _read(picture: Picture) -> np.ndarray:
         if isinstance(picture, np.ndarray):
             return to_colour(picture, "the picture")
-        return LoadImage()({"img_path": os.fspath(picture)})["img"]
+        return read_rgb(picture)

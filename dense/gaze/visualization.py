@@ -7,8 +7,9 @@ import torch
 from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
+from pointsuite.engine.images import open_image, to_rgb, upright
+
 from ..base.captions import add_captions
-from ..base.images import open_image, to_rgb, upright
 from ..registry import VISUALIZERS
 from .sample import ScanpathDataSample
 from .transforms import assemble, cell_centres

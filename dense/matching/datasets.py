@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from pointsuite.engine.files import list_files, read_json, read_text
+from pointsuite.engine.images import find_images, stored_orientation
 
 from ..base.arrays import read_mat
 from ..base.datasets import SeededDataset
-from ..base.images import find_images, stored_orientation
 from ..registry import DATASETS
 
 THRESHOLDS = ("image", "box", "keypoints")

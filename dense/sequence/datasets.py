@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pointsuite.engine.errors import UsageError, nearest
 from pointsuite.engine.files import read_text
+from pointsuite.engine.images import find_images, open_image, to_rgb, upright
 
 from ..base.datasets import SeededDataset
-from ..base.images import find_images, open_image, to_rgb, upright
 from ..registry import DATASETS
 from .sample import IGNORED, SequenceSample
 from .text import Vocabulary

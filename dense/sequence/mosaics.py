@@ -17,9 +17,9 @@ import torch
 from mmengine.structures import BaseDataElement
 
 from pointsuite.engine.errors import UsageError, nearest
+from pointsuite.engine.images import find_images, read_rgb
 
 from ..base.datasets import SeededDataset
-from ..base.images import LoadImage, find_images
 from ..registry import DATASETS, TRANSFORMS
 
 SIDE = 3  # photographs to a side
@@ -189,7 +189,7 @@ class ComposeMosaic:
         return {**sample, "img": image, "img_shape": image.shape[:2], "tiles": list(names)}
 
     def _read(self, path: str) -> np.ndarray:
-        image = LoadImage()({"img_path": path})["img"]
+        image = read_rgb(path)
         if image.shape[:2] != (self.size, self.size):
             raise OSError(
                 f"{path}: found {image.shape[0]} x {image.shape[1]} pixels, wanted {self.size} x {self.size}"

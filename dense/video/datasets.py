@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pointsuite.engine.files import read_json, read_text
+from pointsuite.engine.images import read_array
 
 from ..base.arrays import read_mat, read_npy
 from ..base.datasets import SeededDataset
-from ..base.images import read_array
 from ..registry import DATASETS
 from .frames import FrameCache, Video, find_videos, list_frames
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from pointsuite.engine.errors import UsageError
 from pointsuite.engine.files import open_regular
+from pointsuite.engine.images import SUFFIXES as IMAGE_SUFFIXES
+from pointsuite.engine.images import pixel_limit, read_array, to_colour
 
-from ..base.images import SUFFIXES as IMAGE_SUFFIXES
-from ..base.images import pixel_limit, read_array, to_colour
 from .containers import check_whole
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
@@ -49,7 +49,7 @@ class VideoFileReader:
 
     Raises:
         OSError: no video; one that is damaged or ends too early, as far as its format tells (MPEG streams may
-            end anywhere); frames of more pixels than :func:`~dense.base.images.pixel_limit`.
+            end anywhere); frames of more pixels than :func:`~pointsuite.engine.images.pixel_limit`.
     """
 
     def __init__(self, path: Path):

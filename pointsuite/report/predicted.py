@@ -1,15 +1,17 @@
 """Files and what was predicted of them, side by side, to click through."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from pointsuite.engine.errors import UsageError
 from pointsuite.engine.files import read_json
+from pointsuite.engine.images import SUFFIXES, find_images, read_rgb
 from pointsuite.io import read_points
 
 from .gallery import Item, cloud_item, picture_item, text_item, write_gallery
@@ -17,7 +19,6 @@ from .gallery import Item, cloud_item, picture_item, text_item, write_gallery
 GAP = 6  # pixels between pictures side by side
 LETTERS = 200  # of what is said of one file
 TOP = 3  # classes that are named
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def write_predictions(path: str | Path, out: str | Path, limit: int = 40) -> int:
@@ -48,16 +49,18 @@ def write_predictions(path: str | Path, out: str | Path, limit: int = 40) -> int
 
 
 def write_images(folder: str | Path, out: str | Path, limit: int = 40) -> int:
-    """Write a page of an image, or of those in a folder, by name; returns how many are shown.
+    """Write a page of an image, or of those below a folder, by name; returns how many are shown.
 
     Raises:
-        UsageError: there is none, or one that cannot be read.
+        UsageError: there is none.
+        OSError: one that cannot be read.
     """
     folder = Path(folder)
-    found = sorted(p for p in folder.iterdir() if is_image(p)) if folder.is_dir() else [folder]
+    found = find_images(folder) if folder.is_dir() else [str(folder)]
     if not found:
-        raise UsageError(f"{folder}: a folder without images ({', '.join(IMAGES)})")
-    items = [picture_item(read_image(path), path.name) for path in found[:limit]]
+        raise UsageError(f"{folder}: a folder without images ({', '.join(SUFFIXES)})")
+    above = folder if folder.is_dir() else folder.parent
+    items = [picture_item(read_rgb(path), os.path.relpath(path, above)) for path in found[:limit]]
     heading = f"{len(found):,} images" + f", the first {limit} are shown" * (len(found) > limit)
     write_gallery(out, items, title=folder.name, heading=heading)
     return len(items)
@@ -65,18 +68,7 @@ def write_images(folder: str | Path, out: str | Path, limit: int = 40) -> int:
 
 def is_image(path: str | Path) -> bool:
     """Whether a path is that of an image, by its suffix."""
-    return Path(path).suffix.lower() in IMAGES and not Path(path).name.startswith(".")
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """uint8 (H, W, 3), turned as the camera was held; raises UsageError."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError:
-        raise UsageError(f"{path}: found no such file, wanted an image") from None
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path}: found {error}, wanted an image") from None
+    return Path(path).suffix.lower() in SUFFIXES
 
 
 def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -93,7 +85,7 @@ def _show(record: Mapping[str, Any]) -> Item:
     source = str(record["file"])
     written = [str(path) for path in record.get("files") or ()]
     title, note = Path(source).name, _describe(record)
-    pictures = [read_image(path) for path in [source, *written] if is_image(path)]
+    pictures = [read_rgb(path) for path in [source, *written] if is_image(path)]
     if is_image(source):
         return picture_item(side_by_side(pictures), title, note)
     for path in written:

@@ -10,9 +10,10 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
+from pointsuite.engine.images import read_rgb
+
 from .gallery import Item, cloud_item, picture_item, text_item
 from .judging import Verdict
-from .predicted import read_image
 
 READ_ANEW = ("mmdet", "mmseg")  # scopes whose predictions are of the image as its file has it
 
@@ -66,7 +67,7 @@ class Sampler:
         """uint8 (H, W, 3)."""
         path = sample.get("img_path")
         if self.read_anew and path is not None and Path(path).is_file():
-            return read_image(path)
+            return read_rgb(path)
         from pointsuite.visualization.samples import to_uint8
 
         array = inputs.numpy()

@@ -24,7 +24,7 @@ def test_report(model, tmp_path, capsys):
 
 
 def test_every_kind_of_module_is_there():
-    network, _, _ = tool.build("risurconv_s_cls", 2, 256)
+    network, _ = tool.make_calls("risurconv_s_cls", 2, 256, "cpu")
     assert set(tool.name_parts(network).values()) == {*tool.MODULES.values(), "head"}
 
 

@@ -3,7 +3,6 @@
 import gc
 import math
 from functools import cache, partial
-from itertools import count
 from numbers import Real
 from pathlib import Path
 
@@ -65,7 +64,6 @@ STOCK = {
     "mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py": ("RAVLT", segformer),
 }
 QUICK = [*STOCK][:4]
-_runs = count()
 _read_once = cache(mmengine.config.utils.load)
 
 
@@ -112,13 +110,7 @@ def no_weights(monkeypatch):
 
 
 def load(path, folder):
-    argv = [
-        str(path),
-        "--work-dir",
-        str(folder / "run"),
-        "--cfg-options",
-        f"experiment_name=made_{next(_runs)}",
-    ]
+    argv = [str(path), "--work-dir", str(folder / "run")]
     return command.load_config(command.build_parser("").parse_args(argv))
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageCms
 from torch import nn
 
-from dense.base.images import LoadImage, open_image, read_array
+from dense.base.images import LoadImage
 from dense.classification import Classifier
 from dense.classification.datasets import CIFAR, FashionMNIST, ImageFolder
 from dense.matching import Matcher
@@ -30,6 +30,7 @@ from dense.video.datasets import Avenue, ShanghaiTech, UCSDPed, VideoClips
 from dense.video.datasets import read_labels as read_frame_labels
 from dense.video.frames import Video
 from dense.video.scoring import load_scores
+from pointsuite.engine.images import open_image, read_array
 from tests.dense.restoration.toy import ToyUpscaler
 from tests.dense.video.toy import ToyPredictor, encode_file, make_frames
 

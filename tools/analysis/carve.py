@@ -40,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     import numpy as np
     from PIL import Image
 
-    from dense.base.images import LoadImage, to_colour
     from dense.classification.visualization import draw_heat
     from dense.explain.carve import LAYERS, ask
     from dense.explain.providers import load_provider
+    from pointsuite.engine.images import read_rgb, to_colour
     from pointsuite.visualization import draw_tiles
 
-    picture = to_colour(LoadImage()({"img_path": args.image})["img"], args.image)
+    picture = to_colour(read_rgb(args.image), args.image)
     options = {"max_pixels": args.max_pixels} if args.max_pixels else {}
     provider = load_provider(args.model, args.checkpoint, args.device, **options)
     found = ask(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,9 @@ LOGGED_TO_FILE_ONLY = (
     "paramwise_options",
     "Resumed iteration number is not divisible by",
 )
+
+TIMESTAMP = "%Y%m%d_%H%M%S"  # MMEngine's, of which it makes a run's name and folder
+_began: set[str] = set()  # those of this process's runs
 
 # whatever MMEngine loads by itself (as `init_cfg=dict(type="Pretrained", ...)`) is read as safely
 for _scheme in list(CheckpointLoader._schemes):
@@ -126,6 +129,12 @@ class Runner(Resumable, mmengine.runner.Runner):
             timeout = env_cfg.get("dist_cfg", {}).get("timeout")
             torch.distributed.init_process_group("gloo", timeout=timeout and timedelta(seconds=timeout))
         super().setup_env(env_cfg)
+        # MMEngine keeps logger, messages and visualizer by this name: runs of one second would share them
+        began = datetime.strptime(self._timestamp, TIMESTAMP)
+        while (name := began.strftime(TIMESTAMP)) in _began:
+            began += timedelta(seconds=1)
+        self._timestamp = name
+        _began.add(name)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         strategy = read_strategy(self.cfg.get("strategy"))

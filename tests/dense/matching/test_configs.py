@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from dense.base.images import find_images
+from pointsuite.engine.images import find_images
 from pointsuite.engine.runner import Runner
 from pointsuite.engine.schedules import follow_schedule
 

@@ -208,6 +208,15 @@ def test_hooks_can_be_left_out(tmp_path):
     assert not any(name.endswith(("ProgressBarHook", "IterTimerHook")) for name in hooks)
 
 
+def test_runs_of_one_second_share_nothing(tmp_path, monkeypatch):
+    """MMEngine names logger, messages and visualizer after config and second."""
+    monkeypatch.setattr("time.time", lambda: 1.7e9)
+    runs = [Runner.from_cfg(make_config(tmp_path / name)) for name in "abc"]
+    assert len({run.experiment_name for run in runs}) == len({run.timestamp for run in runs}) == len(runs)
+    for what in ("message_hub", "logger", "visualizer"):
+        assert len({id(getattr(run, what)) for run in runs}) == len(runs), what
+
+
 def test_a_loader_without_batches_is_an_error(tmp_path):
     """18 samples in batches of 32 of which incomplete ones are left out; no samples at all."""
     few = {"train_dataloader.batch_size": 32, "train_dataloader.drop_last": True}

@@ -1,6 +1,5 @@
 """A tiny RISurConv on two classes of the bundled shapes, without randomness in the network."""
 
-from itertools import count
 from pathlib import Path
 
 from mmengine.config import Config
@@ -32,7 +31,6 @@ train_cfg = dict(max_epochs=2, val_interval=1)
 sync_bn = "torch"
 visualizer = None
 """
-_runs = count()
 
 
 def write_config(folder: Path) -> Path:
@@ -46,6 +44,6 @@ def make_config(work_dir: Path, **options) -> Config:
     """The config for a run in this process."""
     work_dir.mkdir(parents=True, exist_ok=True)
     cfg = Config.fromfile(write_config(work_dir))
-    cfg.work_dir, cfg.experiment_name = str(work_dir), f"tiny_{next(_runs)}"
+    cfg.work_dir = str(work_dir)
     cfg.merge_from_dict(options)
     return cfg

@@ -2,18 +2,15 @@ import base64
 import html
 import json
 import re
-import shutil
-import subprocess
 
-import matplotlib.image
 import numpy as np
 import pytest
 
 from pointsuite.engine.errors import UsageError
 from pointsuite.report import Findings, Item, load_findings, write_gallery, write_report
 from pointsuite.report.gallery import LARGEST, MOST_POINTS, cloud_item, picture_item, text_item
+from tests.chromium import look, needs_chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = "</pre></script><script>document.documentElement.dataset.hacked = 1</script>\"'<b>é→</b>@BODY@"
 ONERROR = '<img src=x onerror="document.documentElement.dataset.hacked=1">'
 
@@ -143,22 +140,13 @@ def test_a_gallery(tmp_path):
         write_gallery(tmp_path / "b.html", [], title="none")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="found no chromium, in which a page is looked at")
+@needs_chromium
 def test_in_a_browser(run, tmp_path):
     """It loads without a word on the console, draws the clouds, and shows the one that is linked to large."""
-    options = ["--headless", "--no-sandbox", "--enable-unsafe-swiftshader", "--enable-logging=stderr"]
-    options += [
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=900,600",
-        "--virtual-time-budget=2000",
-    ]
-    shot, page = tmp_path / "report.png", write_report(run)
-    chosen = [CHROMIUM, *options, f"--screenshot={shot}", "--dump-dom", f"file://{page}#show=item-0-1"]
-    done = subprocess.run(chosen, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0 and ":CONSOLE" not in done.stderr, done.stderr
-    assert 'data-loaded="3"' in done.stdout and "data-hacked" not in done.stdout
-    dialog = done.stdout.partition("<dialog")[2]
+    text, said, image = look(write_report(run), tmp_path, "#show=item-0-1")
+    assert ":CONSOLE" not in said, said
+    assert 'data-loaded="3"' in text and "data-hacked" not in text
+    dialog = text.partition("<dialog")[2]
     assert dialog.startswith(' id="large" open') and '<b class="title">cloud</b>' in dialog
     assert '<div class="note">cup → dog; 300 points</div>' in dialog
-    image = matplotlib.image.imread(shot)[40:480, 60:840, :3]
-    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 200  # the cloud's colours
+    assert len(np.unique(image[40:480, 60:840].reshape(-1, 3), axis=0)) > 200  # the cloud's colours

@@ -1,17 +1,13 @@
 import json
 import re
-import shutil
-import subprocess
 from base64 import b64decode
 
-import matplotlib.image
 import numpy as np
 import pytest
 
 from pointsuite.visualization import Exhibit, draw_predictions, write_page
 from pointsuite.visualization.page import MOST_POINTS
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+from tests.chromium import look, needs_chromium
 
 
 def cloud(count=50, seed=0):
@@ -99,20 +95,11 @@ def test_predictions(predictions):
     assert "3 of 4 right (75.0 %)" in predictions.read_text()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="found no chromium, in which a page is looked at")
+@needs_chromium
 def test_in_a_browser(predictions, tmp_path):
     """It loads without an error, lists all shapes, and draws the first: many colours in the picture."""
-    options = ["--headless", "--no-sandbox", "--enable-unsafe-swiftshader", "--enable-logging=stderr"]
-    options += [
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=900,600",
-        "--virtual-time-budget=8000",
-    ]
-    shot = tmp_path / "page.png"
-    run = [CHROMIUM, *options, f"--screenshot={shot}", "--dump-dom", f"file://{predictions}"]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0 and "Uncaught" not in done.stderr, done.stderr
-    assert len(re.findall(r"<button data-i=", done.stdout.split('id="list"')[1].split("</nav>")[0])) == 4
-    assert re.search(r'id="caption">[^<]+ \(300 points\)<', done.stdout)
-    image = matplotlib.image.imread(shot)[50:500, 330:, :3]
-    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 50
+    text, said, image = look(predictions, tmp_path)
+    assert "Uncaught" not in said, said
+    assert len(re.findall(r"<button data-i=", text.split('id="list"')[1].split("</nav>")[0])) == 4
+    assert re.search(r'id="caption">[^<]+ \(300 points\)<', text)
+    assert len(np.unique(image[50:500, 330:].reshape(-1, 3), axis=0)) > 50

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dense.base.images import LoadImage, find_images, name_targets, to_colour
+from dense.base.images import LoadImage
+from pointsuite.engine.images import find_images, name_targets, to_colour
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dense.base.images import LoadImage
-from dense.base.jpeg import check_jpeg
+from pointsuite.engine.jpeg import check_jpeg
 
 RNG = np.random.default_rng(0)
 PICTURE = cv2.GaussianBlur(RNG.integers(0, 256, (61, 83, 3)).astype(np.uint8), (7, 7), 2)
