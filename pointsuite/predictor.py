@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from pointsuite.engine.checkpoint import atomic_write
 from pointsuite.engine.predictor import Prediction, Predictor, add_suffix, resolve_types
 from pointsuite.engine.zoo import ZOO
-from pointsuite.io import SUFFIXES, read_points
+from pointsuite.io import SUFFIXES, count_clouds, read_points
 from pointsuite.io.point_file import PointFile, checked
 from pointsuite.models import PointCloudClassifier, PointCloudModel, PointCloudPartSegmenter
 from pointsuite.models.voting import Votes
@@ -204,6 +204,8 @@ class CloudPredictor(Predictor):
     def prepare(self, name: str, cloud: Any, category: int | None = None) -> Cloud:
         """Read or check one cloud, and make of it what the network is fed."""
         if isinstance(cloud, str | os.PathLike):
+            if (count := count_clouds(cloud)) > 1:
+                raise ValueError(f"{name}: found {count:,} clouds, wanted one of them, as {name}:test:0")
             cloud = read_points(Path(cloud), self.num_points or MESH_POINTS, **self.reading)
         else:
             cloud = _check_array(cloud, name, self.normals == "given", self.reading["drop_nan"])

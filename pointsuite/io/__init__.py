@@ -2,7 +2,7 @@
 
 from pointsuite.io.mesh import sample_surface
 from pointsuite.io.point_file import PointFile, PointFileError
-from pointsuite.io.read import MESH_SUFFIXES, SUFFIXES, Mesh, read_mesh, read_points
+from pointsuite.io.read import MESH_SUFFIXES, SUFFIXES, Mesh, count_clouds, read_mesh, read_points
 
 __all__ = [
     "MESH_SUFFIXES",
@@ -10,6 +10,7 @@ __all__ = [
     "Mesh",
     "PointFile",
     "PointFileError",
+    "count_clouds",
     "read_mesh",
     "read_points",
     "sample_surface",

@@ -10,7 +10,7 @@ import numpy as np
 
 from pointsuite.engine.files import FileError, read_bytes
 from pointsuite.io.arrays import read_npy, read_npz
-from pointsuite.io.hdf5 import read_h5
+from pointsuite.io.hdf5 import open_hdf5, read_h5
 from pointsuite.io.mesh import read_obj, read_off, sample_surface
 from pointsuite.io.pcd import read_pcd
 from pointsuite.io.ply import read_ply
@@ -103,6 +103,23 @@ def read_points(
     if warn and cloud.notes:
         logger.warning("%s: %s", name, "; ".join(cloud.notes))
     return cloud
+
+
+def count_clouds(path: str | Path) -> int:
+    """How many clouds a file holds: 1, but of the suite's HDF5 files those of all splits.
+
+    Raises:
+        PointFileError: an HDF5 file that is damaged.
+    """
+    if Path(path).suffix.lower() not in _H5:
+        return 1
+
+    def count() -> int:
+        with open_hdf5(path) as file:
+            keys = [f"{split}/points" for split in file.names() if file.has(f"{split}/points")]
+            return sum(len(file.dataset(key)) for key in keys if file.dataset(key).ndim)
+
+    return _naming(str(path), count)
 
 
 def read_mesh(path: str | Path) -> Mesh:

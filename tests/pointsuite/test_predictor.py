@@ -3,6 +3,7 @@
 import os
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -50,6 +51,21 @@ def test_checkpoints_say_what_they_are_of_in_plain_data(checkpoint):
     assert meta["model"]["network"] == {"type": "RISurConvClassifier", "encoder_depth": 1, **NETWORK}
     assert meta["pipeline"] == [{"type": "NormalizeUnitSphere"}, {"type": "PackPoints"}]
     assert meta["dataset_meta"]["classes"] == ("dip", "so") and meta["dataset_meta"]["num_points"] == 1024
+
+
+def test_a_whole_data_set_is_no_cloud(classify, tmp_path):
+    file = os.path.join(os.path.dirname(CONFIG), "../../data/kicad/kicad.h5")
+    with pytest.raises(
+        ValueError, match=r"found [\d,]+ clouds, wanted one of them, as .*kicad.h5:test:0"
+    ):
+        classify(file)
+    assert classify(f"{file}:test:0").name in classify.classes
+    with h5py.File(tmp_path / "one.h5", "w") as own, h5py.File(file) as whole:
+        own["test/points"] = whole["test/points"][:1]
+    assert classify(tmp_path / "one.h5").name in classify.classes
+    (tmp_path / "none.h5").write_bytes(b"no")
+    with pytest.raises(ValueError, match="none.h5: "):
+        classify(tmp_path / "none.h5")
 
 
 def test_equals_the_run(checkpoint, classify, clouds, dataset):
