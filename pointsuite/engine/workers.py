@@ -26,13 +26,13 @@ def run_workers(function: Callable[[Item], Result], items: Sequence[Item], worke
 
     Args:
         function: of a module, or a ``partial`` of one: processes get it by name.
-        workers: 1 calls it in this process.
+        workers: 1 calls it in this process, as does any number in a daemon.
 
     Raises:
         UsageError: the system ended a process; any error of ``function``.
     """
     workers = min(workers, len(items))
-    if workers <= 1:
+    if workers <= 1 or multiprocessing.current_process().daemon:  # which may have no children
         yield from map(function, items)
         return
     # forked on each Python, where what is imported is there at once

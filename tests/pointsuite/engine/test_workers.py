@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 
 import pytest
@@ -23,6 +24,20 @@ def test_results_and_errors_come_in_order(workers):
     assert list(run_workers(square, [], workers)) == []
     with pytest.raises(ValueError, match=r"^-3\.txt: found -3, wanted"):
         list(run_workers(square, [0, 1, 2, -3, 4, -5, -6, 7], workers))
+
+
+def in_a_daemon(pipe) -> None:
+    pipe.send(list(run_workers(square, range(9), 3)))
+
+
+def test_in_a_daemon():
+    """Which may have no children, as workers of a loader are."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=in_a_daemon, args=(there,), daemon=True)
+    process.start()
+    assert here.poll(60) and here.recv() == [square(i) for i in range(9)]
+    process.join()
 
 
 def test_process_that_is_ended(capsys):

@@ -38,7 +38,7 @@ def test_published_sizes():
 
 
 def test_names():
-    assert dense.list_models("edsr*") == ["edsr", "edsr_baseline"]
+    assert dense.list_models("edsr*") == ["edsr", "edsr_baseline", "edsr_s"]
 
 
 def test_a_zero_network_returns_the_mean_or_the_image():
