@@ -55,9 +55,7 @@ def test_checkpoints_say_what_they_are_of_in_plain_data(checkpoint):
 
 def test_a_whole_data_set_is_no_cloud(classify, tmp_path):
     file = os.path.join(os.path.dirname(CONFIG), "../../data/kicad/kicad.h5")
-    with pytest.raises(
-        ValueError, match=r"found [\d,]+ clouds, wanted one of them, as .*kicad.h5:test:0"
-    ):
+    with pytest.raises(ValueError, match=r"found [\d,]+ clouds, wanted one of them, as .*kicad.h5:test:0"):
         classify(file)
     assert classify(f"{file}:test:0").name in classify.classes
     with h5py.File(tmp_path / "one.h5", "w") as own, h5py.File(file) as whole:

@@ -69,6 +69,17 @@ def test_card(run, published):
     assert card.sampled["indices"] == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90] and card.sampled["results"]
 
 
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_of_others(run, tmp_path, key):
+    """Which keep them beside the last ones."""
+    content = load_checkpoint(run / "epoch_1.pth")
+    content[key] = {name: value + 1 for name, value in content["state_dict"].items()}
+    save_checkpoint(content, tmp_path / "theirs.pth")
+    path, _ = write_weights(tmp_path / "theirs.pth", "tiny", tmp_path)
+    found = load_checkpoint(path)["state_dict"]
+    assert all(torch.equal(value, content[key][name]) for name, value in found.items())
+
+
 def test_published_twice_it_is_the_same_file(run, published, tmp_path):
     path, _ = write_weights(run / "epoch_1.pth", "tiny", tmp_path)
     assert path.read_bytes() == read_card(published).path.read_bytes()

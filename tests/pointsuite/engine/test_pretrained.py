@@ -122,6 +122,12 @@ def test_bad_cards(tmp_path):
     path = write_card(card)
     with pytest.raises(FileError, match="wanted a file of weights beside the card"):
         read_card(path)
+    (tmp_path / "elsewhere.safetensors").touch()
+    (tmp_path / "in").mkdir()
+    outside = {**card.to_dict(), "file": "../elsewhere.safetensors"}
+    (tmp_path / "in/card.json").write_text(json.dumps(outside))
+    with pytest.raises(FileError, match="found '../elsewhere.safetensors', wanted a file of weights beside"):
+        read_card(tmp_path / "in/card.json")
     card.path.touch()
     assert read_card(path) == card and find_cards(tmp_path) == {"edsr_s": card}
     second = replace(card, file="edsr_s-00000000.safetensors")

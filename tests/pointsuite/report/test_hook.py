@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -45,6 +47,8 @@ def test_training_and_a_test_leave_a_report(tmp_path):
     Runner.from_cfg(test).test()
     assert "Test of epoch_3.pth" in (tmp_path / "report.html").read_text()
     assert list(tmp_path.glob("*/*.json")) == list(tmp_path.glob("*_*/*.json"))  # MMEngine's results alone
+    Runner.from_cfg(config(tmp_path, resume=True, **{"train_cfg.max_epochs": 4})).train()
+    assert "Test of epoch_3.pth" in (tmp_path / "report.html").read_text()  # of this training still
     Runner.from_cfg(config(tmp_path, **{"train_cfg.max_epochs": 1})).train()
     page = (tmp_path / "report.html").read_text()  # of the new training, with no word of the old test
     assert "Validation after epoch 1" in page and "Test of" not in page
@@ -66,6 +70,23 @@ def test_an_error_in_the_report_is_one_line(tmp_path, monkeypatch, capfd):
     said = [line for line in capfd.readouterr().out.splitlines() if "not written" in line]
     assert len(said) == 1 and said[0].endswith("report.html: not written (RuntimeError: no report)")
     assert "5 iterations" in (tmp_path / "report.html").read_text()  # the curves need no verdicts
+
+
+def test_samples_that_are_repeated_count_once(tmp_path, monkeypatch):
+    """Of 18 samples each of four processes gets 5, and 2 come twice."""
+    dataset = type("Data", (), {"metainfo": {"classes": ("a", "b")}, "__len__": lambda self: 18})()
+    counts = []
+    monkeypatch.setattr("pointsuite.report.hook.get_world_size", lambda: 4)
+    for rank in range(4):
+        monkeypatch.setattr("pointsuite.report.hook.get_rank", lambda rank=rank: rank)
+        hook = ReportHook()
+        hook.before_val_epoch(None)
+        for _ in range(5):
+            sample = BaseDataElement()
+            sample.set_data({"gt_label": torch.tensor(0), "pred_label": torch.tensor(1)})
+            hook._collect(SimpleNamespace(), dataset, {"inputs": [torch.ones(3, 4, 4)]}, [sample])
+        counts.append(hook.collector.samples)
+    assert counts == [5, 5, 4, 4]
 
 
 def test_it_can_be_left_out(tmp_path):

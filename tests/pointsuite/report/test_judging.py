@@ -54,6 +54,10 @@ def test_boxes():
     found = verdict(gt_instances=truth, pred_instances=said)
     assert found.note == "1 of 2 found, 2 found where none is" and found.right is False
     assert found.badness == pytest.approx(3 / 4)
+    shifted = verdict(gt_instances=truth[:1], pred_instances=boxes([4, 0, 14, 10], scores=[0.9]))
+    assert shifted.note == "0 of 1 found, 1 found where none is"  # overlaps by 60 of 140
+    unsure = verdict(gt_instances=truth[:1], pred_instances=boxes([0, 0, 10, 10], scores=[0.29]))
+    assert unsure.note == "0 of 1 found, 0 found where none is"
     other = boxes([0, 0, 10, 10], labels=[1], scores=[0.9])
     assert verdict(gt_instances=truth[:1], pred_instances=other).badness == 1  # of another class
     nothing = verdict(gt_instances=boxes(), pred_instances=boxes(scores=[]))
