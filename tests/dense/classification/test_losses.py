@@ -10,7 +10,7 @@ def attention(*shape):
 
 
 def test_an_image_alone_is_the_image_beside_others():
-    loss, weights = AttentionDiversificationLoss(), attention(3, 2, 9, 9)
+    loss, weights = AttentionDiversificationLoss(threshold=1), attention(3, 2, 9, 9)
     alone = torch.stack([loss([image[None]]) for image in weights])
     assert torch.allclose(alone.mean(), loss([weights])) and alone.std() > 0
 
