@@ -60,7 +60,7 @@ class SpatialMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.proj_in(x)
-        x = x.lerp(x.mean((1, 2), keepdim=True), -self.gamma)
+        x = x.lerp(x.mean((1, 2), keepdim=True), -self.gamma.to(x.dtype))  # lerp takes one type
         x = x.permute(0, 3, 1, 2)  # (B, C / 2, H, W)
         near = self.near_gate(self.near(x, "gelu"))
         far = self.far_gate(self.far(self.spread(x), "gelu"))

@@ -6,9 +6,13 @@ from torch.nn import functional as F
 
 from pointsuite.engine.backends import is_watched
 
+# oneDNN's GELU and SiLU behind a product get the slower, the more columns were summed, on processors of AVX2
+# (at 96 as slow as a second pass over memory, at 2,048 twenty times)
+MOST_JOINED = 64
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 ACTIVATIONS = {None: lambda x: x, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 ONEDNN_NAMES = {None: "none", "silu": "swish"}
+IN_PLACE = {"gelu": torch.ops.aten.gelu_, "silu": torch.ops.aten.silu_}
 
 
 def linear(
@@ -21,7 +25,7 @@ def linear(
 ) -> Tensor:
     """``activation(x @ weight.T + bias)``, or ``(x @ weight.T + bias) * times``.
 
-    Inference on a CPU in float32 goes through oneDNN, which joins the second step to the first and, on
+    Inference on a CPU in float32 goes through oneDNN, which joins ReLU and ``times`` to the product and, on
     processors for which MKL takes its slower path, has a product twice as fast as PyTorch's.
 
     Args:
@@ -45,9 +49,10 @@ def linear(
         bias = None if bias is None else bias.contiguous()  # gaps would be read as if there were none
         if times is not None:
             return torch.ops.mkldnn._linear_pointwise.binary(x, times, weight, bias, "mul")
-        return torch.ops.mkldnn._linear_pointwise(
-            x, weight, bias, ONEDNN_NAMES.get(activation, activation), [], "none"
-        )
+        after = IN_PLACE.get(activation) if x.shape[-1] > MOST_JOINED else None
+        joined = "none" if after else ONEDNN_NAMES.get(activation, activation)
+        y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, joined, [], "none")
+        return after(y) if after else y
     y = F.linear(x, weight, bias)
     return ACTIVATIONS[activation](y) if times is None else y * times
 

@@ -312,3 +312,12 @@ def test_conversion_of_other_files():
         SpaRTAN.convert_official({"layers.0.attn.qkv.weight": torch.zeros(1)})
     with pytest.raises(CheckpointError, match="stem.weight"):
         SpaRTAN.convert_official({"stem.weight": torch.zeros(1)})
+
+
+def test_gradients_under_autocast():
+    network = noisy(SpaRTAN(SMALL)).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(torch.randn(2, 3, 32, 32))[-1]
+    found.float().square().mean().backward()
+    assert found.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
