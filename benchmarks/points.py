@@ -177,13 +177,44 @@ def pool_neighbours(cloud: Cloud) -> Peers:
     return {"pointsuite": lambda: ops.pool_neighbours(x, weight, values, idx), "torch": plain}
 
 
+def linear_relu(cloud: Cloud) -> Peers:
+    """Of the surface features of K neighbours, forward and backward."""
+    x = torch.randn(1, cloud.size, K, ops.NUM_FEATURES, device=cloud.device)
+    weight = torch.randn(CHANNELS, ops.NUM_FEATURES, device=cloud.device, requires_grad=True)
+    bias = torch.randn(CHANNELS, device=cloud.device, requires_grad=True)
+    return forward_and_backward(ops.linear_relu, (weight, bias), x)
+
+
+def add_activated(cloud: Cloud) -> Peers:
+    """Of K neighbours, forward and backward."""
+    x, h = (
+        torch.randn(1, cloud.size, K, CHANNELS, device=cloud.device, requires_grad=True) for _ in range(2)
+    )
+    slope, shift = (torch.randn(CHANNELS, device=cloud.device, requires_grad=True) for _ in range(2))
+    return forward_and_backward(ops.add_activated, (x, h, slope, shift))
+
+
 def offset_attention(cloud: Cloud) -> Peers:
     """Groups of K neighbours, forward and backward."""
     x = torch.randn(1, cloud.size, K, 32, device=cloud.device, requires_grad=True)
     projected = torch.randn(1, cloud.size, K, 48, device=cloud.device, requires_grad=True)
+    return forward_and_backward(lambda *t, fused: ops.offset_attention(*t, -3, fused=fused), (x, projected))
+
+
+def projected_attention(cloud: Cloud) -> Peers:
+    """Groups of K neighbours, forward and backward."""
+    x = torch.randn(1, cloud.size, K, 32, device=cloud.device, requires_grad=True)
+    narrow, wide = (torch.randn(rows, 32, device=cloud.device, requires_grad=True) for rows in (16, 64))
+    return forward_and_backward(
+        lambda *t, fused: ops.projected_attention(*t, None, -3, fused=fused)[0], (x, narrow, wide)
+    )
+
+
+def forward_and_backward(function: Callable, tensors: tuple[torch.Tensor, ...], *first) -> Peers:
+    """An operator's fused and its plain form, with gradients of tensors."""
 
     def step(fused):
-        torch.autograd.grad(ops.offset_attention(x, projected, -3, fused=fused).sum(), (x, projected))
+        torch.autograd.grad(function(*first, *tensors, fused=fused).sum(), tensors)
 
     return {"pointsuite": lambda: step(True), "torch": lambda: step(False)}
 
@@ -216,7 +247,14 @@ OPS = {
         65_536,
         lambda n: (64 * n * K * CHANNELS, 162 * n * K),
     ),
+    "linear_relu": (linear_relu, 65_536, lambda n: (56 * n * K * CHANNELS, n * K * (28 + 2 * CHANNELS))),
+    "add_activated": (add_activated, 65_536, lambda n: (10 * n * K * CHANNELS, 7 * n * K * CHANNELS)),
     "offset_attention": (offset_attention, 16_384, lambda n: (300 * n * K * K, 400 * n * K)),
+    "projected_attention": (
+        projected_attention,
+        16_384,
+        lambda n: (300 * n * K * K + 6 * n * K * 32 * 80, 400 * n * K),
+    ),
     **{
         f"knn_graph_{dims}": (
             partial(knn_graph, dims=dims),

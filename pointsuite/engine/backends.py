@@ -50,14 +50,28 @@ def choose_inference_kernel(backend: str, *tensors: Tensor) -> str:
     return choose_backend(backend, tensors[0], numba=fits and not graded and not is_watched())
 
 
+def fuses_on_cpu(tensor: Tensor) -> bool:
+    """Whether an operator may take its form for CPUs: of 32 or 64 bits, not watched, in no autocast."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.float64)
+        and not is_watched()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 def is_traced() -> bool:
     """Whether what runs now is compiled or traced, which wants plain PyTorch."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def is_watched() -> bool:
-    """Whether it is traced, or someone counts its operators."""
-    return is_traced() or torch._C._len_torch_dispatch_stack() > 0
+    """Whether it is traced or transformed (torch.func), or someone counts its operators."""
+    return (
+        is_traced()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 @functools.cache

@@ -15,6 +15,8 @@ import torch
 # No reassociation and no contraction: sums stay in the written order, on every backend. The flags given
 # only promise the absence of NaN (checked before), so that minima and maxima vectorise.
 jit = numba.njit(nogil=True, cache=True, boundscheck=False, fastmath={"nnan", "nsz"})
+# Where nothing has checked, and NaN must come out as NaN.
+jit_nan = numba.njit(nogil=True, cache=True, boundscheck=False)
 
 
 @functools.lru_cache(maxsize=1)

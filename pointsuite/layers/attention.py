@@ -10,9 +10,10 @@ Source: Guo et al., "PCT: Point cloud transformer", 2021, as used by RISurConv (
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
 
-from pointsuite.ops import offset_attention
+from pointsuite.engine.backends import fuses_on_cpu
+from pointsuite.engine.sync_batch_norm import batch_moments, track_moments
+from pointsuite.ops import add_activated, projected_attention
 
 
 class OffsetAttention(nn.Module):
@@ -38,22 +39,29 @@ class OffsetAttention(nn.Module):
         self.transform = nn.Linear(channels, channels, bias=False)
         self.norm = nn.BatchNorm1d(channels)
 
-    def offset(self, x: Tensor) -> Tensor:
-        """(B, S, N, C) -> x - A^T v, (B, S, N, C)."""
-        if self.single:
-            return x - self.value(x.sum(-2, keepdim=True))
-        weight = torch.cat(
-            [self.query.weight, self.key.weight, self.value.weight]
-        )  # one product for the three
-        bias = self.value.bias
-        if bias is not None:
-            bias = pad(bias, (len(weight) - len(bias), 0))
-        return offset_attention(x, linear(x, weight, bias), self.sum_axis)
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, N, C) -> (B, S, N, C)."""
-        hidden = self.transform(self.offset(x))
-        return x + self.norm(hidden.flatten(0, -2)).view_as(hidden).relu_()
+        norm = self.norm
+        if self.single:
+            hidden = self.transform(x - self.value(x.sum(-2, keepdim=True)))
+            return x + norm(hidden.flatten(0, -2)).view_as(hidden).relu_()
+        with torch.autocast(x.device.type, enabled=False):  # x - A^T v comes out transformed
+            values, bias = self.transform.weight @ self.value.weight, self.value.bias
+            bias = None if bias is None else self.transform.weight @ bias
+        narrow = torch.cat([self.query.weight, self.key.weight])
+        wide = torch.cat([values, self.transform.weight])
+        fused = fuses_on_cpu(x)
+        moments = fused and norm.training
+        hidden, mean, variance = projected_attention(x, narrow, wide, bias, self.sum_axis, moments=moments)
+        if not fused:
+            return x + norm(hidden.flatten(0, -2)).view_as(hidden).relu_()
+        if norm.training:
+            mean, variance, count = batch_moments(norm, mean, variance, hidden[..., 0].numel())
+            track_moments(norm, mean, variance, count)
+        else:
+            mean, variance = norm.running_mean, norm.running_var
+        slope = norm.weight * (variance + norm.eps).rsqrt()
+        return add_activated(x, hidden, slope, norm.bias - slope * mean)
 
 
 class NeighbourAttention(OffsetAttention):

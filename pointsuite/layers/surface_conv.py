@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 
 from pointsuite.engine.parallel import cache_sized
 from pointsuite.engine.sync_batch_norm import batch_moments, track_moments
-from pointsuite.ops import NUM_FEATURES, gather_points, pool_neighbours
+from pointsuite.ops import NUM_FEATURES, linear_relu, pool_neighbours
 
 from .attention import NeighbourAttention, PointAttention
 
@@ -62,7 +62,7 @@ class SurfaceEmbedding(nn.Module):
             weight, offset = self._through_norm(weight, offset, self.norm1, mean, cov, count)
             weight, offset = self.conv2.weight @ weight, self.conv2.weight @ offset
             weight, offset = self._through_norm(weight, offset, self.norm2, mean, cov, count)
-        return linear(features, weight, offset).relu_()
+        return linear_relu(features, weight, offset)
 
 
 class SurfaceConv(nn.Module):
@@ -132,11 +132,9 @@ class SurfaceConv(nn.Module):
             weight, shift = slope[:, None] * weight, norm.bias - slope * norm.running_mean
         weight, of_values = weight.split([self.embed_channels, weight.shape[1] - self.embed_channels], 1)
         values = None if values is None else linear(values, of_values)
+        top, mean, variance = pool_neighbours(x, weight, values, idx, moments=norm.training)
         if not norm.training:
-            hidden = linear(x, weight)
-            hidden = hidden if values is None else hidden + gather_points(values, idx)
-            return (hidden.amax(2) + shift).relu_()
-        top, mean, variance = pool_neighbours(x, weight, values, idx)
+            return (top + shift).relu_()
         mean, variance, count = batch_moments(norm, mean, variance, x[..., 0].numel())
         slope = slope * (variance + norm.eps).rsqrt()
         track_moments(norm, torch.where(norm.weight < 0, -mean, mean), variance, count)

@@ -19,6 +19,7 @@ from .tiny import make_config, write_config
 from .toy import REPOSITORY
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
+UNEVEN = [*range(3), *range(50, 56)]  # samples to validate with, not as many of either class
 # gradients of the last iteration of an epoch wait for the next
 IMAGES = """
 _base_ = "toy.py"
@@ -52,16 +53,18 @@ def folder(tmp_path_factory):
     (folder / "images").mkdir()
     write_project(folder / "images")
     (folder / "images" / "vit.py").write_text(IMAGES.replace("ARCH", str(ViT.archs["tiny"])))
+    config = write_config(folder)
+    config.write_text(f"{config.read_text()}\nval_dataloader = dict(dataset=dict(two, indices={UNEVEN}))\n")
     command_line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = subprocess.Popen(
-        [*command_line, WORKER, write_config(folder), "images/vit.py"],
+        [*command_line, WORKER, config, "images/vit.py"],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    Runner.from_cfg(make_config(folder / "one")).train()
+    Runner.from_cfg(make_config(folder / "one", **{"val_dataloader.dataset.indices": UNEVEN})).train()
     output, _ = process.communicate()
     assert process.returncode == 0, output
     return folder
@@ -70,7 +73,8 @@ def folder(tmp_path_factory):
 def test_two_processes_equal_one(folder):
     for epoch in ("epoch_1.pth", "epoch_2.pth"):
         one, two = (load_checkpoint(folder / run / epoch) for run in ("one", "two"))
-        torch.testing.assert_close(two["state_dict"], one["state_dict"], atol=1e-3, rtol=1e-3)
+        # the learning rate is low: at 0.1, a relative change of 1e-6 of the first weights grows to 0.1
+        torch.testing.assert_close(two["state_dict"], one["state_dict"], atol=1e-4, rtol=1e-4)
         assert len(two["random_states"]) == 2
     logs = (checkpoint["message_hub"]["log_scalars"] for checkpoint in (one, two))
     losses, both = (log["train/loss"]["history"] for log in logs)

@@ -25,7 +25,7 @@ two = dict(classes=["dip", "so"])
 train_dataloader = dict(batch_size=32, dataset=two)
 val_dataloader = dict(dataset=two)
 test_dataloader = val_dataloader
-optim_wrapper = dict(optimizer=dict(_delete_=True, type="SGD", lr=0.1, momentum=0.9), clip_grad=None)
+optim_wrapper = dict(optimizer=dict(_delete_=True, type="SGD", lr=0.003, momentum=0.9), clip_grad=None)
 param_scheduler = None
 train_cfg = dict(max_epochs=2, val_interval=1)
 sync_bn = "torch"

@@ -58,3 +58,46 @@ def test_by_hand():
         x, torch.tensor([[2.0]]), None, torch.zeros(1, 1, 3, dtype=torch.int64)
     )
     assert (top.item(), mean.item(), variance.item()) == (8, 6, 8)
+
+
+@pytest.mark.parametrize("with_values", [True, False])
+def test_maximum_alone(with_values):
+    x, weight, values, idx = arguments()
+    values = values if with_values else None
+    wanted = pool_neighbours(x, weight, values, idx)[0]
+    found, mean, variance = pool_neighbours(x, weight, values, idx, moments=False)
+    assert mean is None and variance is None and torch.equal(found, wanted) and found.requires_grad
+    with torch.no_grad():
+        for fused in (True, False):
+            found = pool_neighbours(x, weight, values, idx, moments=False, fused=fused)[0]
+            torch.testing.assert_close(found, wanted.detach())
+
+
+def test_gradients_far_from_zero():
+    """Products of sums must not cost float32 its digits where values lie far from zero."""
+    x, weight, values, idx = arguments(torch.float32, batch=8)
+    values = (values.detach() + 100).requires_grad_()
+    exact = [t.detach().double().requires_grad_() for t in (x, weight, values)]
+    grads = []
+    for tensors in ((x, weight, values), exact):
+        top, mean, variance = pool_neighbours(*tensors, idx, fused=tensors[0] is x)
+        loss = ((top - mean) / (variance + 1e-5).sqrt()).square().sum()
+        grads.append([g.double() for g in torch.autograd.grad(loss, tensors)])
+    for a, b in zip(*grads, strict=True):
+        assert (a - b).norm() < 1e-4 * b.norm()
+
+
+@pytest.mark.parametrize("graded", [True, False])
+@pytest.mark.parametrize("place", [0, 2])
+def test_nan_comes_out(graded, place):
+    """Of one neighbour, the first or another, of a point, and of a weight."""
+    for number, index in enumerate([(0, 1, place), 1, (0, 3)]):
+        *given, idx = (t.detach() for t in arguments())
+        idx[0, 0, 0] = 3
+        given[number][index] = float("nan")
+        with torch.set_grad_enabled(graded):
+            given = [t.requires_grad_(graded) for t in given]
+            found, wanted = (
+                pool_neighbours(*given, idx, moments=False, fused=fused)[0].isnan() for fused in (True, False)
+            )
+        assert found.any() and torch.equal(found, wanted)
