@@ -6,14 +6,14 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from dense.layers import MLP, Linear
-from dense.ops.linear import ACTIVATIONS, linear
+from dense.ops.linear import ACTIVATIONS, MOST_JOINED, linear
 
 ACTIVATION = list(ACTIVATIONS)
 
 
-def operands(dtype=torch.float32, shape=(2, 5, 6)):
+def operands(dtype=torch.float32, shape=(2, 5, 6), columns=8):
     generator = torch.Generator().manual_seed(0)
-    shapes = ((*shape, 8), (12, 8), (12,), (*shape, 12))
+    shapes = ((*shape, columns), (12, columns), (12,), (*shape, 12))
     return [torch.randn(s, generator=generator).to(dtype) for s in shapes]
 
 
@@ -33,8 +33,9 @@ def reference(x, weight, bias, activation, times=None):
 @pytest.mark.parametrize("activation", ACTIVATION)
 @pytest.mark.parametrize("shape", [(2, 5, 6), (3,), (), (0, 4)])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_inference(activation, shape, with_bias):
-    x, weight, bias, _ = operands(shape=shape)
+@pytest.mark.parametrize("columns", [8, MOST_JOINED + 1])
+def test_inference(activation, shape, with_bias, columns):
+    x, weight, bias, _ = operands(shape=shape, columns=columns)
     bias = bias if with_bias else None
     found = linear(x, weight, bias, activation=activation)
     assert found.dtype == torch.float32 and found.is_contiguous()
